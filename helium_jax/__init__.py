@@ -1,0 +1,1 @@
+"""helium-jax: language models in pure JAX, agentic workflows as query plans."""

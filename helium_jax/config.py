@@ -1,0 +1,225 @@
+"""Configuration: frozen, read once at the edge, resolved once.
+
+`EngineConfig` holds what a person may ask for (None means "choose for me"); `resolve` turns it
+into `ResolvedEngineConfig`, in which every choice is made, from the model's shape and the device.
+Nobody else reads the environment and nobody changes a config later.
+"""
+
+from dataclasses import dataclass
+
+from helium_jax.errors import RequestError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """What the user asked of one engine; None lets `resolve` choose.
+
+    Attributes:
+        dtype: "float32", "bfloat16" or "float16": of weights and activations.
+        kv_dtype: of the KV pool; defaults to `dtype`.
+        quantization: None, or "int8": weights in int8 with dynamic int8 activations.
+        page_size: tokens per KV page, a power of two from 16 to 256.
+        num_pages: pages of the pool; defaults to what `kv_memory_bytes` holds.
+        kv_memory_bytes: memory for the pool.
+        max_model_len: most tokens of prompt plus output; defaults to the model's own limit.
+        max_num_seqs: most sequences in one step.
+        max_num_batched_tokens: most tokens in one step.
+        max_waiting_requests: longest queue; more are refused with CapacityError.
+        max_waiting_tokens: most prompt tokens in the queue.
+        watermark: fraction of pages kept free when admitting new sequences.
+        pin_budget: largest fraction of pages that may be pinned.
+        prefix_caching: share KV pages between equal prefixes.
+        cascade: read a prefix shared by several sequences of a step once.
+        deterministic: same request, same bits, whatever else runs.
+        steps_in_flight: steps dispatched before the results of the first are read, 1 or 2.
+        compile_cache_dir: folder of compiled programs; "" turns the persistent cache off.
+        seed: of the sampling seeds drawn for requests that bring none.
+    """
+
+    dtype: str | None = None
+    kv_dtype: str | None = None
+    quantization: str | None = None
+    page_size: int | None = None
+    num_pages: int | None = None
+    kv_memory_bytes: int | None = None
+    max_model_len: int | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    max_waiting_requests: int = 4096
+    max_waiting_tokens: int = 16_777_216
+    watermark: float = 0.01
+    pin_budget: float = 0.5
+    prefix_caching: bool = True
+    cascade: bool = True
+    deterministic: bool = False
+    steps_in_flight: int | None = None
+    compile_cache_dir: str | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceInfo:
+    """What `resolve` must know of the machine.
+
+    Attributes:
+        platform: "cpu", "gpu" or "tpu".
+        memory_bytes: free memory that weights, pool and temporaries share.
+    """
+
+    platform: str
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """What `resolve` must know of the model.
+
+    Attributes:
+        max_position: most positions the model was made for.
+        kv_elements_per_token: of K and V of one token over all layers.
+        params_bytes: of all weights in their final dtype.
+    """
+
+    max_position: int
+    kv_elements_per_token: int
+    params_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedEngineConfig:
+    """Every choice made; see EngineConfig for the fields both have.
+
+    Attributes:
+        token_buckets: sizes a step's tokens are padded to, ascending.
+        sampling_switch: choose the sampling variant inside the program (one program per bucket)
+            instead of compiling a program per variant. Cheap on a CPU; on a GPU it would make the
+            host wait for the device.
+    """
+
+    dtype: str
+    kv_dtype: str
+    quantization: str | None
+    page_size: int
+    num_pages: int
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_waiting_requests: int
+    max_waiting_tokens: int
+    watermark: float
+    pin_budget: float
+    prefix_caching: bool
+    cascade: bool
+    deterministic: bool
+    steps_in_flight: int
+    compile_cache_dir: str | None
+    seed: int | None
+    token_buckets: tuple[int, ...]
+    sampling_switch: bool
+
+
+_WIDTH_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_DEFAULTS = {
+    # platform: (dtype, page_size, max_num_seqs, max_num_batched_tokens, steps_in_flight)
+    "cpu": ("float32", 32, 32, 512, 1),
+    "gpu": ("bfloat16", 64, 256, 8192, 2),
+    "tpu": ("bfloat16", 64, 256, 8192, 2),
+}
+
+
+def resolve(config: EngineConfig, device: DeviceInfo, model: ModelShape) -> ResolvedEngineConfig:
+    """Makes every choice that `config` leaves open.
+
+    Raises:
+        RequestError: a value is out of its range, or the pool cannot hold one sequence.
+    """
+    dtype, page_size, max_num_seqs, max_tokens, steps_in_flight = _DEFAULTS[device.platform]
+    dtype = config.dtype or dtype
+    kv_dtype = config.kv_dtype or dtype
+    for name, value in (("dtype", dtype), ("kv_dtype", kv_dtype)):
+        if value not in _WIDTH_BYTES:
+            raise RequestError(f"{name}={value!r} is unknown; choose one of {[*_WIDTH_BYTES]}")
+    if config.quantization not in (None, "int8"):
+        raise RequestError(f"quantization={config.quantization!r} is unknown; choose int8 or none")
+    page_size = config.page_size or page_size
+    if page_size & (page_size - 1) or not 16 <= page_size <= 256:
+        raise RequestError(f"{page_size=} must be a power of two from 16 to 256")
+    max_model_len = config.max_model_len or model.max_position
+    if not 1 < max_model_len <= model.max_position:
+        raise RequestError(
+            f"{max_model_len=} must be between 2 and the model's own limit {model.max_position}"
+        )
+    max_num_seqs = config.max_num_seqs or max_num_seqs
+    max_tokens = config.max_num_batched_tokens or max_tokens
+    steps_in_flight = config.steps_in_flight or steps_in_flight
+    if max_num_seqs < 1:
+        raise RequestError(f"{max_num_seqs=} must be at least 1")
+    if max_tokens < max_num_seqs:
+        raise RequestError(
+            f"max_num_batched_tokens={max_tokens} must be at least {max_num_seqs=}, "
+            "or a step could not decode every running sequence"
+        )
+    if steps_in_flight not in (1, 2):
+        raise RequestError(f"{steps_in_flight=} must be 1 or 2")
+    page_bytes = model.kv_elements_per_token * _WIDTH_BYTES[kv_dtype] * page_size
+    num_pages = config.num_pages or _default_num_pages(
+        config, device, model, page_bytes, page_size, max_model_len, max_num_seqs
+    )
+    if num_pages < 2:
+        raise RequestError(
+            f"{num_pages=} is too small; a page takes {page_bytes} bytes, "
+            "raise --num-pages or --kv-memory"
+        )
+    return ResolvedEngineConfig(
+        dtype=dtype,
+        kv_dtype=kv_dtype,
+        quantization=config.quantization,
+        page_size=page_size,
+        num_pages=num_pages,
+        max_model_len=max_model_len,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_tokens,
+        max_waiting_requests=config.max_waiting_requests,
+        max_waiting_tokens=config.max_waiting_tokens,
+        watermark=config.watermark,
+        pin_budget=config.pin_budget,
+        prefix_caching=config.prefix_caching,
+        cascade=config.cascade and not config.deterministic,
+        deterministic=config.deterministic,
+        steps_in_flight=steps_in_flight,
+        compile_cache_dir=config.compile_cache_dir,
+        seed=config.seed,
+        token_buckets=token_buckets(max_tokens),
+        sampling_switch=device.platform == "cpu",
+    )
+
+
+def _default_num_pages(
+    config: EngineConfig,
+    device: DeviceInfo,
+    model: ModelShape,
+    page_bytes: int,
+    page_size: int,
+    max_model_len: int,
+    max_num_seqs: int,
+) -> int:
+    """Pages that fit: on accelerators most of what is left, on CPUs no more than is useful."""
+    pages_per_sequence = -(-max_model_len // page_size)
+    if config.kv_memory_bytes is not None:
+        return config.kv_memory_bytes // page_bytes
+    if device.platform == "cpu":
+        room = int((device.memory_bytes - model.params_bytes) * 0.25)
+        useful = 2 * pages_per_sequence * max_num_seqs
+        return max(min(room // page_bytes, useful), 1)
+    room = int(device.memory_bytes * 0.9) - model.params_bytes
+    return max(room // page_bytes, 1)
+
+
+def token_buckets(max_tokens: int) -> tuple[int, ...]:
+    """Powers of two from 2 to `max_tokens`, closed by it; never 1: see engine determinism."""
+    buckets = []
+    size = 2
+    while size < max_tokens:
+        buckets.append(size)
+        size *= 2
+    return (*buckets, max(max_tokens, 2))
