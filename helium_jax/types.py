@@ -137,14 +137,16 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenEvent:
-    """Tokens a request gained; the last event of a request has a finish reason and its usage.
+    """Tokens a request gained; the last event of a request has its finish reason and usage.
 
     Attributes:
         request_id: whose tokens.
         token_ids: the new ids, oldest first; may be empty on the last event.
         logprobs: one entry per new id when the request asked for them, else empty.
         finish_reason: set on the last event only.
-        usage: set on the last event only.
+        usage: set on the last event, and, as far as it is known by then, on the first event that
+            carries tokens: who stops reading early (a stop string) must still know what of the
+            prompt was cached.
     """
 
     request_id: str
