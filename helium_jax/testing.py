@@ -1,0 +1,384 @@
+"""Public test doubles: a generator without a model and a clock that stands still.
+
+`FakeGenerator` keeps every promise of `types.Generator` (events, usage, cancellation, errors) with
+answers that are a hash of the prompt: equal requests give equal tokens, different prompts give
+different ones, so a test notices an answer that went to the wrong row.
+"""
+
+import asyncio
+import hashlib
+import heapq
+import itertools
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+
+from helium_jax.errors import HeliumError, RequestError
+from helium_jax.types import (
+    CacheSnapshot,
+    EngineStatistics,
+    FinishReason,
+    GenerateRequest,
+    ModelInfo,
+    SamplingParams,
+    TokenEvent,
+    TokenLogprobs,
+    Usage,
+    WarmPrefix,
+    WarmReceipt,
+)
+
+FAKE_EOS_ID = 256
+FAKE_MODEL = ModelInfo(
+    name="fake",
+    vocab_size=512,
+    max_model_len=4096,
+    max_num_seqs=32,
+    eos_token_ids=frozenset({FAKE_EOS_ID}),
+    deterministic=True,
+    version="fake-1",
+)
+LOWER_CASE = tuple(range(ord("a"), ord("z") + 1))
+
+
+class ManualClock:
+    """A clock that moves only when told to.
+
+    `time` and `sleep` stand in for `time.monotonic` and `asyncio.sleep`; `advance` wakes the
+    sleepers whose time has come.
+    """
+
+    def __init__(self, now: float = 0.0) -> None:
+        self._now = now
+        self._order = itertools.count()
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+
+    def time(self) -> float:
+        """Seconds since an arbitrary start."""
+        return self._now
+
+    @property
+    def num_sleeping(self) -> int:
+        """Calls of `sleep` that wait for the clock."""
+        return sum(not future.done() for _, _, future in self._sleepers)
+
+    async def sleep(self, seconds: float) -> None:
+        """Waits until the clock has been advanced by `seconds`."""
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        future = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self._now + seconds, next(self._order), future))
+        await future
+
+    async def advance(self, seconds: float) -> None:
+        """Moves the clock, waking sleepers in the order of their times and letting them run."""
+        until = self._now + seconds
+        while self._sleepers and self._sleepers[0][0] <= until:
+            self._now, _, future = heapq.heappop(self._sleepers)
+            if not future.done():
+                future.set_result(None)
+            await settle()
+        self._now = until
+        await settle()
+
+
+async def settle(rounds: int = 20) -> None:
+    """Lets every task that can run do so: tasks waiting for a future or a timer stay put."""
+    for _ in range(rounds):
+        await asyncio.sleep(0)
+
+
+class FakeGenerator:
+    """A `types.Generator` whose answers are a hash of the request; belongs to one event loop.
+
+    Attributes:
+        requests: every request that was started, in order.
+        finished: ids of requests that ran to their end, in order.
+        cancelled: ids of requests whose iterator was closed early, in order.
+        failed: ids of requests that ended with an error, in order.
+        running: ids of requests that hold the generator now.
+        max_running: most requests that ran at the same moment.
+    """
+
+    def __init__(
+        self,
+        *,
+        info: ModelInfo = FAKE_MODEL,
+        alphabet: Sequence[int] = LOWER_CASE,
+        max_answer_tokens: int = 12,
+        reply: Callable[[GenerateRequest], Sequence[int] | None] | None = None,
+        before_event: Callable[[GenerateRequest, int], Awaitable[None]] | None = None,
+        failures: Mapping[str, HeliumError] | None = None,
+        fail: Callable[[GenerateRequest, int], HeliumError | None] | None = None,
+        tokens_per_event: int = 1,
+        page_size: int = 16,
+        prefix_caching: bool = True,
+        seed: int = 0,
+    ) -> None:
+        """
+        Args:
+            info: what the generator says of its model; also its limits.
+            alphabet: ids that answers are made of.
+            max_answer_tokens: answers end by themselves after 1 to this many tokens.
+            reply: the answer's ids without end-of-sequence, or None for the hash.
+            before_event: awaited before each event with the number of tokens already sent:
+                latency, gates and orders of completion are made here. By default every event
+                yields once to the loop.
+            failures: errors by request id, raised at the first step of iteration.
+            fail: asked before each event with the number of tokens already sent; raises what it
+                returns.
+            tokens_per_event: ids in one event.
+            page_size: granularity of the imagined KV store.
+            prefix_caching: whether `usage.kv_cached` counts full pages seen before.
+            seed: of the draws for sampled requests without a seed of their own.
+        """
+        self._info = info
+        self._alphabet = tuple(alphabet)
+        self._max_answer_tokens = max_answer_tokens
+        self._reply = reply
+        self._before_event = before_event
+        self._failures = dict(failures or {})
+        self._fail = fail
+        self._tokens_per_event = tokens_per_event
+        self._page_size = page_size
+        self._prefix_caching = prefix_caching
+        self._draws = random.Random(seed)
+        self._blocks: set[tuple[str, tuple[int, ...]]] = set()
+        self._pins: dict[int, WarmPrefix] = {}
+        self._pin_ids = itertools.count(1)
+        self._prefill_tokens = 0
+        self._decode_tokens = 0
+        self._queried_tokens = 0
+        self._hit_tokens = 0
+        self.requests: list[GenerateRequest] = []
+        self.finished: list[str] = []
+        self.cancelled: list[str] = []
+        self.failed: list[str] = []
+        self.running: set[str] = set()
+        self.max_running = 0
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._info
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenEvent]:
+        """Streams the answer; see `types.Generator.generate`."""
+        self._start(request)
+        ended = self.cancelled  # unless we get to say otherwise, the caller closed the iterator
+        try:
+            if request.request_id in self._failures:
+                raise self._failures[request.request_id]
+            self._check(request)
+            kv_cached = self._lookup(request)
+            answer, reason = self.answer(request)
+            chunks = [
+                answer[start : start + self._tokens_per_event]
+                for start in range(0, len(answer), self._tokens_per_event)
+            ]
+            num_sent = 0
+            for chunk in chunks:
+                await self._wait(request, num_sent)
+                num_sent += len(chunk)
+                self._decode_tokens += len(chunk)
+                is_last = num_sent == len(answer)
+                usage = Usage(
+                    prompt_tokens=len(request.token_ids),
+                    completion_tokens=num_sent,
+                    kv_cached=kv_cached,
+                )
+                if is_last:
+                    ended = self.finished
+                yield TokenEvent(
+                    request_id=request.request_id,
+                    token_ids=chunk,
+                    logprobs=self._logprobs(request, chunk),
+                    finish_reason=reason if is_last else None,
+                    usage=usage if is_last or num_sent == len(chunk) else None,
+                )
+        except HeliumError:
+            ended = self.failed
+            raise
+        finally:
+            self.running.discard(request.request_id)
+            ended.append(request.request_id)
+
+    def answer(self, request: GenerateRequest) -> tuple[tuple[int, ...], FinishReason]:
+        """The ids that `request` gets, its closing id included, and why they end.
+
+        The same for equal requests, except that a sampled request without a seed gets a fresh
+        draw at every call.
+        """
+        sampling = request.sampling
+        digest = self._digest(request)
+        given = self._reply(request) if self._reply is not None else None
+        if given is None:
+            length = 1 + digest[0] % self._max_answer_tokens
+            given = [self._alphabet[_word(digest, i) % len(self._alphabet)] for i in range(length)]
+        room = self._info.max_model_len - len(request.token_ids)
+        limit = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
+        eos = min(self._info.eos_token_ids, default=None)
+        answer: list[int] = []
+        while len(answer) < limit:
+            index = len(answer)
+            may_end = len(answer) >= sampling.min_tokens
+            if index < len(given):
+                token_id = given[index]
+            elif eos is not None and may_end and not sampling.ignore_eos:
+                return (*answer, eos), FinishReason.STOP
+            else:  # not allowed to end: go on with the hash
+                token_id = self._alphabet[_word(digest, index) % len(self._alphabet)]
+            answer.append(token_id)
+            if token_id in sampling.stop_token_ids and may_end:
+                return tuple(answer), FinishReason.STOP
+        return tuple(answer), FinishReason.LENGTH
+
+    async def warm(self, prefix: WarmPrefix) -> WarmReceipt:
+        """Remembers a prefix's full pages as if their KV had been computed."""
+        pages = self._pages(prefix.cache_salt, prefix.token_ids)
+        computed = sum(page not in self._blocks for page in pages) * self._page_size
+        self._blocks.update(pages)
+        self._prefill_tokens += computed
+        pin_id = None
+        if prefix.pin:
+            pin_id = next(self._pin_ids)
+            self._pins[pin_id] = prefix
+        resident = len(pages) * self._page_size
+        return WarmReceipt(resident=resident, computed=computed, pin_id=pin_id)
+
+    async def unpin(self, pin_id: int, *, worker: int | None = None) -> None:
+        """Gives a pin back.
+
+        Raises:
+            RequestError: there is no such pin.
+        """
+        if self._pins.pop(pin_id, None) is None:
+            raise RequestError(f"{pin_id=} is not pinned; pins are {[*self._pins]}")
+
+    async def reset_cache(self) -> int:
+        """Forgets every page; returns how many there were."""
+        freed = len(self._blocks)
+        self._blocks.clear()
+        return freed
+
+    def statistics(self) -> tuple[EngineStatistics, ...]:
+        """One entry: the tokens that were computed, and an imagined store without a limit."""
+        num_pages = len(self._blocks)
+        cache = CacheSnapshot(
+            page_size=self._page_size,
+            num_pages=num_pages,
+            num_free=0,
+            num_cached=num_pages,
+            num_used=0,
+            queried_tokens=self._queried_tokens,
+            hit_tokens=self._hit_tokens,
+        )
+        return (
+            EngineStatistics(
+                num_waiting=0,
+                num_running=len(self.running),
+                num_steps=self._decode_tokens,
+                num_prefill_tokens=self._prefill_tokens,
+                num_decode_tokens=self._decode_tokens,
+                num_padded_tokens=0,
+                num_preemptions=0,
+                num_compiles_after_warmup=0,
+                host_seconds=0.0,
+                device_seconds=0.0,
+                last_step_age_seconds=0.0,
+                cache=cache,
+            ),
+        )
+
+    def _start(self, request: GenerateRequest) -> None:
+        if request.request_id in self.running:
+            raise RequestError(
+                f"request_id={request.request_id!r} is still running; choose another"
+            )
+        self.requests.append(request)
+        self.running.add(request.request_id)
+        self.max_running = max(self.max_running, len(self.running))
+
+    def _check(self, request: GenerateRequest) -> None:
+        ids, info = request.token_ids, self._info
+        if not ids:
+            raise RequestError("the prompt is empty; it needs at least one token", param="prompt")
+        for token_id in ids:
+            if not 0 <= token_id < info.vocab_size:
+                raise RequestError(f"{token_id=} is not in [0, {info.vocab_size})", param="prompt")
+        needed = len(ids) + (request.sampling.max_tokens or 1)
+        if needed > info.max_model_len:
+            raise RequestError(
+                f"prompt of {len(ids)} tokens plus max_tokens={request.sampling.max_tokens} "
+                f"exceeds the context of {info.max_model_len}; shorten the prompt",
+                code="context_length_exceeded",
+                param="prompt",
+            )
+
+    async def _wait(self, request: GenerateRequest, num_sent: int) -> None:
+        if self._before_event is None:
+            await asyncio.sleep(0)
+        else:
+            await self._before_event(request, num_sent)
+        error = self._fail(request, num_sent) if self._fail is not None else None
+        if error is not None:
+            raise error
+
+    def _lookup(self, request: GenerateRequest) -> int:
+        """Prompt tokens whose full pages were seen before; remembers the prompt's pages."""
+        pages = self._pages(request.cache_salt, request.token_ids)
+        num_hits = 0
+        if self._prefix_caching:
+            # At least one token is always computed: its logits give the first new token.
+            most = (len(request.token_ids) - 1) // self._page_size
+            while num_hits < most and pages[num_hits] in self._blocks:
+                num_hits += 1
+            self._blocks.update(pages)
+        kv_cached = num_hits * self._page_size
+        self._queried_tokens += len(request.token_ids)
+        self._hit_tokens += kv_cached
+        self._prefill_tokens += len(request.token_ids) - kv_cached
+        return kv_cached
+
+    def _pages(self, salt: str, ids: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:
+        size = self._page_size
+        return [(salt, ids[:end]) for end in range(size, len(ids) + 1, size)]
+
+    def _digest(self, request: GenerateRequest) -> bytes:
+        sampling = request.sampling
+        draw: int | None = None
+        if not sampling.is_greedy:
+            draw = sampling.seed if sampling.seed is not None else self._draws.getrandbits(63)
+        text = repr((request.token_ids, _logit_changes(sampling), draw))
+        return hashlib.blake2b(text.encode()).digest()
+
+    def _logprobs(
+        self, request: GenerateRequest, chunk: tuple[int, ...]
+    ) -> tuple[TokenLogprobs, ...]:
+        num_top = request.sampling.logprobs
+        if num_top is None:
+            return ()
+        entries = []
+        for token_id in chunk:
+            others = [i for i in self._alphabet if i != token_id]
+            ranked = [token_id, *others][:num_top]
+            top = tuple((i, -0.5 - rank) for rank, i in enumerate(ranked))
+            entries.append(TokenLogprobs(logprob=-0.5, top=top))
+        return tuple(entries)
+
+
+def _logit_changes(sampling: SamplingParams) -> tuple[object, ...]:
+    """The parameters that change which token is chosen, not where the answer ends."""
+    penalties = (
+        sampling.presence_penalty,
+        sampling.frequency_penalty,
+        sampling.repetition_penalty,
+        sampling.logit_bias,
+    )
+    if sampling.is_greedy:
+        return penalties
+    return (*penalties, sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p)
+
+
+def _word(digest: bytes, index: int) -> int:
+    block = hashlib.blake2b(digest + index.to_bytes(8, "little"), digest_size=8).digest()
+    return int.from_bytes(block, "little")
