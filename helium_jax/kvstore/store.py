@@ -1,0 +1,354 @@
+"""The one door of the KV store: match, attach, append, commit, release, pin, snapshot."""
+
+from collections import OrderedDict
+from collections.abc import Sequence as Indexable
+from dataclasses import dataclass
+
+from helium_jax.config import ResolvedEngineConfig
+from helium_jax.errors import InternalError, RequestError
+from helium_jax.kvstore.eviction import EvictionPolicy, HeapPolicy
+from helium_jax.kvstore.invariants import find_broken_invariant
+from helium_jax.kvstore.page_pool import PagePool
+from helium_jax.kvstore.page_table import PageTable
+from helium_jax.kvstore.prefix_index import (
+    DIGEST_BYTES,
+    Block,
+    PrefixIndex,
+    extend_keys,
+    make_root,
+)
+from helium_jax.kvstore.trial import Trial
+from helium_jax.types import CacheSnapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pinned:
+    """What `Store.pin` could do.
+
+    Attributes:
+        pin_id: handle for `unpin`; None when nothing was pinned.
+        num_blocks: leading blocks pinned.
+    """
+
+    pin_id: int | None
+    num_blocks: int
+
+
+class Store:
+    """Owner of all pages: reference counts, the prefix index, pins and counters.
+
+    Not thread-safe; belongs to the engine thread. Its invariants are spelled out in `verify`.
+
+    Args:
+        page_size: tokens per page.
+        num_pages: pages of the pool.
+        pin_pages: most pages that may be pinned.
+        model_version: digest of weights and config; part of every key.
+        secret: random bytes, at most 64, that make this store's digests unguessable.
+        prefix_caching: False makes every page private.
+        policy: eviction order; defaults to plan-aware, then least recently used.
+        num_remembered: evicted digests remembered to count regret; defaults to `num_pages`.
+    """
+
+    def __init__(
+        self,
+        *,
+        page_size: int,
+        num_pages: int,
+        pin_pages: int = 0,
+        model_version: str = "",
+        secret: bytes,
+        prefix_caching: bool = True,
+        policy: EvictionPolicy | None = None,
+        num_remembered: int | None = None,
+    ) -> None:
+        self.page_size = page_size
+        self.num_pages = num_pages
+        self.pin_pages = pin_pages
+        self.prefix_caching = prefix_caching
+        self._model_version = model_version
+        self._secret = secret
+        self._pool = PagePool(num_pages)
+        self._index = PrefixIndex()
+        self._policy = HeapPolicy() if policy is None else policy
+        self._tables: set[PageTable] = set()
+        self._pins: dict[int, list[Block]] = {}
+        self._next_pin_id = 1
+        self._clock = 0
+        self._num_cached = 0
+        self._num_pinned = 0
+        self._num_idle_pinned = 0
+        self._evicted: OrderedDict[bytes, None] = OrderedDict()
+        self._num_remembered = num_pages if num_remembered is None else num_remembered
+        self._queried_tokens = 0
+        self._hit_tokens = 0
+        self._evicted_pages = 0
+        self._evicted_then_needed_tokens = 0
+
+    @property
+    def num_available(self) -> int:
+        """Pages that `append` can hand out: free ones and those of idle, unpinned blocks."""
+        return self._pool.num_free + self._num_cached - self._num_idle_pinned
+
+    def open_table(self, *, salt: str = "", next_use: int | None = None) -> PageTable:
+        """A table without pages; it costs nothing until `attach` or `append`."""
+        root = make_root(self._secret, self._model_version, salt)
+        return PageTable(root=root, next_use=next_use)
+
+    def extend_keys(self, table: PageTable, token_ids: Indexable[int]) -> None:
+        """Hashes the full blocks of `token_ids` that `table` has no keys for yet."""
+        if self.prefix_caching:
+            extend_keys(table.keys, table.root, token_ids, self.page_size)
+
+    def match(self, table: PageTable, max_blocks: int) -> list[Block]:
+        """The resident leading blocks, at most `max_blocks`. Changes nothing; valid until the
+        next verb that does."""
+        return self._index.match(table.keys[:max_blocks])
+
+    def attach(self, table: PageTable, num_blocks: int) -> int:
+        """Takes references on the resident leading blocks up to `num_blocks`; returns how many
+        the table has now. The table must not have private pages."""
+        assert len(table.pages) == len(table.blocks), "attach comes before append"
+        references = self._pool.references
+        for block in self._index.match(table.keys[len(table.blocks) : num_blocks]):
+            if references[block.page] == 0:
+                self._end_idle(block)
+            references[block.page] += 1
+            table.pages.append(block.page)
+            table.blocks.append(block)
+        if table.pages:
+            self._tables.add(table)
+        return len(table.blocks)
+
+    def append(self, table: PageTable, num_pages: int) -> None:
+        """Adds private pages, evicting idle blocks when the free ones run out.
+
+        Raises:
+            InternalError: fewer than `num_pages` are available; nothing was changed.
+        """
+        if num_pages > self.num_available:
+            raise InternalError(
+                f"{num_pages=} were asked for and {self.num_available} are available; "
+                "the batcher must preempt first"
+            )
+        for _ in range(num_pages):
+            if self._pool.num_free == 0:
+                self._evict()
+            table.pages.append(self._pool.take())
+        if table.pages:
+            self._tables.add(table)
+
+    def commit(self, table: PageTable, num_tokens: int) -> None:
+        """Makes the full blocks among the first `num_tokens` tokens shareable.
+
+        Their KV must be written by the steps dispatched so far or by the one being planned. Call
+        it once a step for a table at most, and not between planning a step and packing it for
+        any other reason: copies noted by an earlier commit are merged here, and their pages freed.
+        """
+        if table.copies:
+            self._merge_copies(table)
+        references = self._pool.references
+        for i in range(len(table.blocks), min(num_tokens // self.page_size, len(table.keys))):
+            key, page = table.keys[i], table.pages[i]
+            parent = table.blocks[-1] if table.blocks else None
+            block = self._index.get(key)
+            if block is None:
+                if self._index.has_digest(key.digest):
+                    return  # equal hashes of unequal tokens: this sequence's blocks stay private
+                if key.digest in self._evicted:
+                    del self._evicted[key.digest]
+                    self._evicted_then_needed_tokens += self.page_size
+                block = self._index.add(key, parent, page)
+            elif references[block.page] == 0:
+                # Nobody reads the older page: the block moves to ours, and that one is free.
+                self._end_idle(block)
+                self._pool.give_back(block.page)
+                block.page = page
+            else:
+                # Both pages are being read; ours cannot go before this step is on its way.
+                references[block.page] += 1
+                table.copies.append(i)
+            table.blocks.append(block)
+
+    def release(self, table: PageTable) -> None:
+        """Gives back all pages of a table, which may be used again from empty.
+
+        Shareable blocks that nobody else reads stay cached. Last blocks go first, so that a block
+        is never idle before those behind it.
+        """
+        self._clock += 1
+        references = self._pool.references
+        for i in range(len(table.pages) - 1, -1, -1):
+            page = table.pages[i]
+            block = table.blocks[i] if i < len(table.blocks) else None
+            if block is None or block.page != page:
+                references[page] = 0
+                self._pool.give_back(page)
+            if block is not None:
+                references[block.page] -= 1
+                block.next_use = table.next_use
+                block.last_used = self._clock
+                if references[block.page] == 0:
+                    self._begin_idle(block)
+        table.pages.clear()
+        table.blocks.clear()
+        table.copies.clear()
+        self._tables.discard(table)
+
+    def pin(self, table: PageTable) -> Pinned:
+        """Keeps the resident leading blocks of `table.keys` from eviction, as many as the budget
+        allows; the table needs no pages."""
+        blocks: list[Block] = []
+        for block in self._index.match(table.keys):
+            if block.num_pins == 0:
+                if self._num_pinned == self.pin_pages:
+                    break
+                self._num_pinned += 1
+                if self._pool.references[block.page] == 0:
+                    self._num_idle_pinned += 1
+                    if block.num_children == 0:
+                        self._policy.remove(block)
+            block.num_pins += 1
+            blocks.append(block)
+        if not blocks:
+            return Pinned(pin_id=None, num_blocks=0)
+        pin_id = self._next_pin_id
+        self._next_pin_id += 1
+        self._pins[pin_id] = blocks
+        return Pinned(pin_id=pin_id, num_blocks=len(blocks))
+
+    def unpin(self, pin_id: int) -> None:
+        """Gives a pin back.
+
+        Raises:
+            RequestError: there is no such pin.
+        """
+        blocks = self._pins.pop(pin_id, None)
+        if blocks is None:
+            raise RequestError(
+                f"{pin_id=} is not pinned (any more); use the pin_id that warming returned, once"
+            )
+        for block in reversed(blocks):
+            block.num_pins -= 1
+            if block.num_pins == 0:
+                self._num_pinned -= 1
+                if self._pool.references[block.page] == 0:
+                    self._num_idle_pinned -= 1
+                    if block.num_children == 0:
+                        self._policy.add(block)
+
+    def reset(self) -> int:
+        """Forgets every block that nobody reads and that is not pinned; returns the pages freed.
+
+        Not counted as evictions: nothing took the pages' place.
+        """
+        num_freed = 0
+        while len(self._policy):
+            self._pool.give_back(self._drop(self._policy.pop()))
+            num_freed += 1
+        self._evicted.clear()
+        return num_freed
+
+    def count_lookup(self, queried_tokens: int, hit_tokens: int) -> None:
+        """Adds one request's lookup to the counters."""
+        self._queried_tokens += queried_tokens
+        self._hit_tokens += hit_tokens
+
+    def snapshot(self) -> CacheSnapshot:
+        """The store at this moment."""
+        num_free = self._pool.num_free
+        return CacheSnapshot(
+            page_size=self.page_size,
+            num_pages=self.num_pages,
+            num_free=num_free,
+            num_cached=self._num_cached,
+            num_used=self.num_pages - num_free - self._num_cached,
+            num_pinned=self._num_pinned,
+            queried_tokens=self._queried_tokens,
+            hit_tokens=self._hit_tokens,
+            evicted_pages=self._evicted_pages,
+            evicted_then_needed_tokens=self._evicted_then_needed_tokens,
+        )
+
+    def trial(self) -> Trial:
+        """A ledger to try allocations on; valid until the store changes."""
+        return Trial(self._pool.references, self.num_available)
+
+    def _begin_idle(self, block: Block) -> None:
+        self._num_cached += 1
+        if block.num_pins:
+            self._num_idle_pinned += 1
+        elif block.num_children == 0:
+            self._policy.add(block)
+
+    def _end_idle(self, block: Block) -> None:
+        self._num_cached -= 1
+        if block.num_pins:
+            self._num_idle_pinned -= 1
+        elif block.num_children == 0:
+            self._policy.remove(block)
+
+    def _drop(self, block: Block) -> int:
+        """Forgets an idle block that has left the policy; returns its page. Its parent, if idle
+        and now last of its chain, may go next."""
+        self._index.remove(block)
+        self._num_cached -= 1
+        parent = block.parent
+        if (
+            parent is not None
+            and parent.num_children == 0
+            and parent.num_pins == 0
+            and self._pool.references[parent.page] == 0
+        ):
+            self._policy.add(parent)
+        return block.page
+
+    def _evict(self) -> None:
+        block = self._policy.pop()
+        self._pool.give_back(self._drop(block))
+        self._evicted_pages += 1
+        self._evicted[block.key.digest] = None
+        if len(self._evicted) > self._num_remembered:
+            self._evicted.popitem(last=False)
+
+    def _merge_copies(self, table: PageTable) -> None:
+        """Lets the table read the shared page of blocks it has a copy of, and frees the copy."""
+        for i in table.copies:
+            copy = table.pages[i]
+            table.pages[i] = table.blocks[i].page
+            self._pool.references[copy] = 0
+            self._pool.give_back(copy)
+        table.copies.clear()
+
+    def verify(self) -> None:
+        """Checks every invariant; for tests and idle moments, O(pages).
+
+        Raises:
+            InternalError: naming the invariant that does not hold.
+        """
+        problem = find_broken_invariant(
+            pool=self._pool,
+            index=self._index,
+            policy=self._policy,
+            tables=self._tables,
+            pins=self._pins,
+            snapshot=self.snapshot(),
+            num_available=self.num_available,
+            pin_pages=self.pin_pages,
+        )
+        if problem is not None:
+            raise InternalError(f"the KV store is inconsistent: {problem}")
+
+
+def make_store(config: ResolvedEngineConfig, *, model_version: str, secret: bytes) -> Store:
+    """The store of an engine. Pins never take the room that one longest sequence needs."""
+    longest = -(-config.max_model_len // config.page_size)
+    pin_pages = min(int(config.pin_budget * config.num_pages), config.num_pages - longest)
+    return Store(
+        page_size=config.page_size,
+        num_pages=config.num_pages,
+        pin_pages=max(pin_pages, 0),
+        model_version=model_version,
+        secret=secret[: 2 * DIGEST_BYTES],
+        prefix_caching=config.prefix_caching,
+    )
