@@ -5,14 +5,38 @@ from typing import Any
 
 # Fields that do not change what the model computes, or that say how it was trained or stored.
 _WITHOUT_EFFECT = frozenset(
-    """
-    architectures attention_dropout auto_map cache_implementation chunk_size_feed_forward
-    embd_pdrop hidden_dropout id2label initializer_range label2id model_type name_or_path
-    num_return_sequences output_attentions output_hidden_states output_router_logits
-    pad_token_id problem_type resid_pdrop return_dict router_aux_loss_coef router_jitter_noise
-    task_specific_params tokenizer_class transformers_version use_cache torchscript
-    use_bfloat16 use_return_dict max_window_layers
-    """.split()
+    (
+        "architectures",
+        "attention_dropout",
+        "auto_map",
+        "cache_implementation",
+        "chunk_size_feed_forward",
+        "embd_pdrop",
+        "hidden_dropout",
+        "id2label",
+        "initializer_range",
+        "label2id",
+        "max_window_layers",
+        "model_type",
+        "name_or_path",
+        "num_return_sequences",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+        "pad_token_id",
+        "problem_type",
+        "resid_pdrop",
+        "return_dict",
+        "router_aux_loss_coef",
+        "router_jitter_noise",
+        "task_specific_params",
+        "tokenizer_class",
+        "torchscript",
+        "transformers_version",
+        "use_bfloat16",
+        "use_cache",
+        "use_return_dict",
+    )
 )
 # Fields that may only have the value that means "off".
 _MUST_BE = {

@@ -8,6 +8,7 @@ vectors are stacked, because every leaf costs host time in every step.
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -114,7 +115,7 @@ class Params:
 def param_shapes(config: ModelConfig, dtype: jnp.dtype | type = jnp.float32) -> Params:
     """The tree of `config` with jax.ShapeDtypeStruct leaves."""
     c = config
-    leaf = partial(jax.ShapeDtypeStruct, dtype=jnp.dtype(dtype))
+    leaf: Any = partial(jax.ShapeDtypeStruct, dtype=jnp.dtype(dtype))
     qkv_rows = c.num_kv_heads * (c.queries_per_kv_head + 2) * c.head_size
 
     def ffn(layer: int) -> Ffn | Experts:

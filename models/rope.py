@@ -104,7 +104,7 @@ def rope_phases(
 def apply_rope(
     x: Float[Array, "T n H"], phases: tuple[Float[Array, "T h"], Float[Array, "T h"]]
 ) -> Float[Array, "T n H"]:
-    """Rotates dimension i with dimension i + H/2 by the phases; in float32, returned in x's dtype."""
+    """Rotates dimension i with dimension i + H/2 by the phases, in float32."""
     cos, sin = (phase[:, None, :] for phase in phases)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)  # [T, n, h]
     rotated = (first * cos - second * sin, second * cos + first * sin)

@@ -7,8 +7,10 @@ Not here: arithmetic (all families share `helium_jax.models.transformer`) and te
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from helium_jax.models.families.gemma import read_gemma2, read_gemma3
 from helium_jax.models.families.llama import read_llama
 from helium_jax.models.families.mistral import read_mistral
+from helium_jax.models.families.moe import read_mixtral, read_qwen3_moe
 from helium_jax.models.families.qwen import read_qwen2, read_qwen3
 from helium_jax.models.hf_fields import HfFields
 
@@ -17,6 +19,10 @@ FAMILIES: dict[str, Callable[[HfFields], dict[str, Any]]] = {
     "mistral": read_mistral,
     "qwen2": read_qwen2,
     "qwen3": read_qwen3,
+    "gemma2": read_gemma2,
+    "gemma3_text": read_gemma3,
+    "qwen3_moe": read_qwen3_moe,
+    "mixtral": read_mixtral,
 }
 
 

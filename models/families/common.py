@@ -17,15 +17,19 @@ _DTYPES = {name: name for name in ("float32", "bfloat16", "float16")}
 _ROPE_KINDS = ("default", "linear", "dynamic", "yarn", "llama3")
 
 
-def read_common(
-    fields: HfFields, *, tied: bool = False, rope_theta: float = 10000.0
-) -> dict[str, Any]:
-    """The fields of ModelConfig that all families have; the arguments are a family's defaults."""
+def read_common(fields: HfFields, *, tied: bool = False, with_rope: bool = True) -> dict[str, Any]:
+    """The fields of ModelConfig that all families have.
+
+    Args:
+        tied: the family's default for tie_word_embeddings.
+        with_rope: read its one rope; False for a family that has two and reads them itself.
+    """
     width = fields.take("hidden_size", int)
     num_q_heads = fields.take("num_attention_heads", int)
     dtype_name = "dtype" if fields.take("dtype", str, "") else "torch_dtype"
     fields.take("torch_dtype", str, "")
-    return {
+    rope = {"rope": read_rope(fields)} if with_rope else {}
+    return rope | {
         "family": fields.take("model_type", str),
         "vocab_size": fields.take("vocab_size", int),
         "width": width,
@@ -40,7 +44,6 @@ def read_common(
         "eos_token_ids": _ids(fields, "eos_token_id"),
         "bos_token_id": fields.take("bos_token_id", int, None),
         "dtype": fields.choose(dtype_name, _DTYPES, "float32"),
-        "rope": read_rope(fields, rope_theta),
     }
 
 
@@ -74,13 +77,13 @@ def read_windows(fields: HfFields, num_layers: int, window: int | None) -> tuple
     return tuple(choices[kind] for kind in kinds)
 
 
-def read_rope(fields: HfFields, default_theta: float) -> Rope:
+def read_rope(fields: HfFields) -> Rope:
     """The rope of one-rope models, from transformers 5's rope_parameters or 4's rope_scaling."""
     parameters = dict(
         fields.take("rope_parameters", dict, None) or fields.take("rope_scaling", dict, {})
     )
     fields.take("rope_scaling", dict, None)
-    parameters.setdefault("rope_theta", fields.take("rope_theta", float, default_theta))
+    parameters.setdefault("rope_theta", fields.take("rope_theta", float, 10000.0))
     return rope_from(parameters, fields.take("max_position_embeddings", int))
 
 
