@@ -5,12 +5,14 @@
 what has ended. Waiting sequences join by `submit` and leave by `retire` at any time outside that.
 """
 
+import heapq
 import math
+from collections.abc import Sequence as Indexable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from helium_jax.config import ResolvedEngineConfig
-from helium_jax.engine.sequence import Queues, Sequence, SequenceStatus
+from helium_jax.engine.sequence import Queues, Sequence, SequenceStatus, rank_of
 from helium_jax.errors import InternalError
 from helium_jax.kvstore.prefix_index import BlockKey
 from helium_jax.kvstore.store import Store
@@ -53,7 +55,7 @@ class StepPlan:
 
     Attributes:
         preemptions: running sequences that go back to waiting.
-        growth: running sequences that need more pages, and how many.
+        growth: running sequences that need more pages, and how many each.
         admissions: waiting sequences that start to run, in order: a later one may share blocks
             of an earlier one.
         rows: work, in the order of the step's rows: single tokens first, then chunks, and
@@ -71,7 +73,9 @@ class StepPlan:
 def choose_chunk(num_todo: int, budget: int) -> int:
     """How many of its uncomputed tokens a sequence computes in a step with this much room left.
 
-    The one place where prompts are cut.
+    The one place where prompts are cut. All the room is used: so a step with room left finishes
+    every prompt it touches, and a waiting sequence that is looked at then can only lack blocks
+    that nobody is computing.
     """
     return min(num_todo, budget)
 
@@ -92,202 +96,206 @@ def trim_to_bucket(num_tokens: int, last_chunk: int, buckets: tuple[int, ...]) -
 def decide(queues: Queues, store: Store, config: ResolvedEngineConfig) -> StepPlan:
     """The next step. Pure: reads queues and store, changes neither.
 
-    Decodes get their token first, then running prompts in order of service, then admissions. When
-    pages run out, the last in order of service are preempted, and nobody is admitted in that step.
+    Decodes get their token first; then prompts, running and waiting alike, share the rest of the
+    budget in order of service. When pages run out, the last in order of service are preempted, and
+    nobody is admitted in that step.
     """
     trial = store.trial()
-    rows = _continue_running(queues, config)
-    growth, preemptions = _find_pages(queues, rows, trial, store.page_size)
+    decodes, prompts = _split_running(queues.running)
+    growth, preemptions = _find_pages(queues, decodes, trial, store.page_size)
     if preemptions:
         gone = set(preemptions)
-        rows = [row for row in rows if row.sequence not in gone]
-        admissions: list[Admission] = []
-    else:
-        admissions, admitted = _admit(queues, rows, trial, store, config)
-        rows += admitted
-    num_tokens = sum(row.num_tokens for row in rows)
-    # Only the chunk granted last may shrink: nobody counts on the blocks it completes.
-    if rows and (not admissions or admissions[-1].sequence is rows[-1].sequence):
-        excess = trim_to_bucket(num_tokens, rows[-1].num_tokens, config.token_buckets)
-        if excess:
-            num_tokens -= excess
-            last = rows[-1]
-            rows[-1] = last._replace(num_tokens=last.num_tokens - excess, samples=False)
-    chunks = [row for row in rows if row.num_tokens > 1]
-    if chunks:
-        if len(chunks) > 1:
-            chunks.sort(key=lambda row: (row.sequence.prefix_order, row.sequence.arrival))
-        rows = [row for row in rows if row.num_tokens == 1] + chunks
+        decodes = [row for row in decodes if row.sequence not in gone]
+        prompts = [sequence for sequence in prompts if sequence not in gone]
+    budget = config.max_num_batched_tokens - len(decodes)
+    prefill = _Prefill(prompts, trial, store, config, budget, len(queues.running))
+    prefill.run((), 0) if preemptions else prefill.run(queues.waiting, len(queues.free_slots))
+    chunks = prefill.trimmed_chunks(len(decodes))
+    if len(chunks) > 1:
+        chunks.sort(key=lambda row: (row.sequence.prefix_order, row.sequence.arrival))
     return StepPlan(
         preemptions=tuple(preemptions),
         growth=tuple(growth),
-        admissions=tuple(admissions),
-        rows=tuple(rows),
-        num_tokens=num_tokens,
+        admissions=tuple(prefill.admissions),
+        rows=(*decodes, *chunks),
+        num_tokens=len(decodes) + sum(row.num_tokens for row in chunks),
     )
 
 
-def _continue_running(queues: Queues, config: ResolvedEngineConfig) -> list[Row]:
-    """Rows of running sequences: single tokens first, then chunks in order of service."""
-    rows: list[Row] = []
+def _split_running(running: list[Sequence]) -> tuple[list[Row], list[Sequence]]:
+    """Rows of the sequences that go on by one token, and the sequences with more to compute, in
+    order of service. A sequence whose last tokens are all in flight is in neither."""
+    decodes: list[Row] = []
     prompts: list[Sequence] = []
-    for sequence in queues.running:
+    for sequence in running:
         known = len(sequence.token_ids) + sequence.num_in_flight
         computed = sequence.num_computed
-        if computed + 1 == known:
-            if known < sequence.limit or sequence.is_warm:
-                rows.append(Row(sequence, computed, 1, not sequence.is_warm))
+        if known >= sequence.limit:
+            continue
+        if computed + 1 == known and not sequence.is_warm:
+            decodes.append(Row(sequence, computed, 1, True))
         elif computed < known:
             prompts.append(sequence)
-    budget = config.max_num_batched_tokens - len(rows)
-    prompts.sort(key=lambda sequence: sequence.rank)
-    for sequence in prompts:
-        if budget == 0:
-            break
-        row = _make_row(sequence, sequence.num_computed, budget)
-        budget -= row.num_tokens
-        rows.append(row)
-    return rows
-
-
-def _make_row(sequence: Sequence, start: int, budget: int) -> Row:
-    known = sequence.num_known
-    num_tokens = choose_chunk(known - start, budget)
-    samples = start + num_tokens == known and not sequence.is_warm
-    return Row(sequence, start, num_tokens, samples)
+    prompts.sort(key=rank_of)
+    return decodes, prompts
 
 
 def _find_pages(
-    queues: Queues, rows: list[Row], trial: Trial, page_size: int
+    queues: Queues, decodes: list[Row], trial: Trial, page_size: int
 ) -> tuple[list[tuple[Sequence, int]], list[Sequence]]:
-    """Pages that the rows need, and who must be preempted to have them."""
-    growth = []
-    total = 0
-    for sequence, start, num_tokens, _ in rows:
-        needed = -(-(start + num_tokens) // page_size) - len(sequence.table.pages)
-        if needed > 0:
-            growth.append((sequence, needed))
-            total += needed
-    if total <= trial.num_available:
-        trial.take(total)
-        return growth, []
-    needed_by = dict(growth)
+    """Pages that decodes grow by, and who must be preempted to have them. (Prompts got theirs at
+    admission.)"""
+    growing = [
+        sequence
+        for sequence, position, _, _ in decodes
+        if position == len(sequence.table.pages) * page_size
+    ]
+    if len(growing) <= trial.num_available:
+        trial.take(len(growing))
+        return [(sequence, 1) for sequence in growing], []
+    in_need = set(growing)
     growth = []
     preemptions = []
-    served = sorted(queues.running, key=lambda sequence: sequence.rank)
+    served = sorted(queues.running, key=rank_of)
     i = 0
     while i < len(served):
         sequence = served[i]
-        needed = needed_by.get(sequence, 0)
-        if needed > trial.num_available:
-            victim = served.pop()
-            trial.release(victim.table)
-            preemptions.append(victim)
-            continue
-        if needed:
-            trial.take(needed)
-            growth.append((sequence, needed))
+        if sequence in in_need:
+            if trial.num_available == 0:
+                victim = served.pop()
+                trial.release(victim.table)
+                preemptions.append(victim)
+                continue
+            trial.take(1)
+            growth.append((sequence, 1))
         i += 1
     return growth, preemptions
 
 
-def _admit(
-    queues: Queues, rows: list[Row], trial: Trial, store: Store, config: ResolvedEngineConfig
-) -> tuple[list[Admission], list[Row]]:
-    """Waiting sequences that start now, in order of service, and their rows.
+class _Prefill:
+    """Shares what the decodes leave of a step's budget among prompts."""
 
-    The first one that lacks pages stops the scan, so nobody is overtaken for being long. Only
-    those whose next block is about to be computed by somebody else are passed over.
-    """
-    admissions: list[Admission] = []
-    admitted: list[Row] = []
-    budget = config.max_num_batched_tokens - sum(row.num_tokens for row in rows)
-    num_slots = len(queues.free_slots)
-    if not queues.waiting or budget == 0 or num_slots == 0:
-        return admissions, admitted
-    page_size = store.page_size
-    watermark = math.ceil(config.watermark * store.num_pages)
-    prefixes = _Prefixes(page_size)
-    for row in rows:
-        prefixes.add(row)
-    num_running = len(queues.running)
-    num_passed = 0
-    for sequence in queues.waiting:
-        if budget == 0 or len(admissions) == num_slots or sequence.num_in_flight:
-            break
-        known = len(sequence.token_ids)
-        most = (known if sequence.is_warm else known - 1) // page_size
-        resident = store.match(sequence.table, most)
-        num_matched = prefixes.extend_match(sequence, len(resident), most)
-        if prefixes.is_pending(sequence, num_matched, most):
-            num_passed += 1
-            if num_passed == config.max_num_seqs:
+    def __init__(
+        self,
+        prompts: list[Sequence],
+        trial: Trial,
+        store: Store,
+        config: ResolvedEngineConfig,
+        budget: int,
+        num_running: int,
+    ) -> None:
+        self.admissions: list[Admission] = []
+        self._prompts = dict.fromkeys(prompts)  # running and not served yet, in order of service
+        self._trial = trial
+        self._store = store
+        self._config = config
+        self._budget = budget
+        self._num_running = num_running
+        self._chunks: list[Row] = []
+        self._last_may_shrink = True
+        self._computed: dict[bytes, BlockKey] = {}  # blocks that this step completes, by digest
+
+    def run(self, waiting: Indexable[Sequence], num_slots: int) -> None:
+        """Serves running and waiting sequences in order of service until the budget is spent.
+
+        The first waiting one that lacks a slot or pages ends admission: nobody is overtaken for
+        being long.
+        """
+        for sequence in heapq.merge(tuple(self._prompts), waiting, key=rank_of):
+            if self._budget == 0:
+                return
+            if sequence.status is SequenceStatus.RUNNING:
+                if sequence in self._prompts:
+                    self._serve(sequence, sequence.num_computed)
+            elif len(self.admissions) == num_slots or not self._admit(sequence):
                 break
-            continue
+        for sequence in tuple(self._prompts):
+            if self._budget == 0:
+                return
+            self._serve(sequence, sequence.num_computed)
+
+    def trimmed_chunks(self, num_decodes: int) -> list[Row]:
+        """The chunks, the last of them cut where that saves a bucket."""
+        chunks = self._chunks
+        # Nobody counts on the blocks that the chunk served last completes.
+        if chunks and self._last_may_shrink:
+            num_tokens = num_decodes + sum(row.num_tokens for row in chunks)
+            last = chunks[-1]
+            excess = trim_to_bucket(num_tokens, last.num_tokens, self._config.token_buckets)
+            if excess:
+                chunks[-1] = last._replace(num_tokens=last.num_tokens - excess, samples=False)
+        return chunks
+
+    def _serve(self, sequence: Sequence, start: int) -> None:
+        """Gives a sequence its chunk."""
+        self._prompts.pop(sequence, None)
+        known = sequence.num_known
+        num_tokens = choose_chunk(known - start, self._budget)
+        end = start + num_tokens
+        self._budget -= num_tokens
+        self._chunks.append(Row(sequence, start, num_tokens, end == known and not sequence.is_warm))
+        self._last_may_shrink = True
+        keys, page_size = sequence.table.keys, self._store.page_size
+        for key in keys[start // page_size : end // page_size]:
+            self._computed[key.digest] = key
+
+    def _admit(self, sequence: Sequence) -> bool:
+        """Admits a waiting sequence; False if it must wait, and all behind it."""
+        if sequence.num_in_flight:
+            return False  # preempted a moment ago; its last token is not known yet
+        page_size = self._store.page_size
+        known = len(sequence.token_ids)
+        # The last token is computed even when its block is resident: its logits are needed.
+        most = (known if sequence.is_warm else known - 1) // page_size
+        resident = self._store.match(sequence.table, most)
+        num_matched = self._match_running(sequence.table.keys[:most], len(resident))
+        if self._budget == 0:
+            return False
         num_pages = -(-known // page_size) - num_matched
-        left = trial.num_available - num_pages - trial.count_idle(resident)
-        if left < _headroom(sequence, num_running, watermark):
-            break
-        trial.attach(resident)
-        trial.take(num_pages)
-        admissions.append(Admission(sequence, num_matched, num_pages))
-        num_running += 1
-        if num_matched * page_size < known:
-            row = _make_row(sequence, num_matched * page_size, budget)
-            budget -= row.num_tokens
-            admitted.append(row)
-            prefixes.add(row)
-    return admissions, admitted
+        left = self._trial.num_available - self._trial.count_idle(resident) - num_pages
+        if left < self._headroom(sequence):
+            return False
+        self._trial.attach(resident)
+        self._trial.take(num_pages)
+        self._num_running += 1
+        self.admissions.append(Admission(sequence, num_matched, num_pages))
+        start = num_matched * page_size
+        if start < known:
+            self._serve(sequence, start)
+        else:
+            self._last_may_shrink = False
+        return True
 
+    def _match_running(self, keys: list[BlockKey], num_matched: int) -> int:
+        """Extends a match by blocks that this step computes.
 
-def _headroom(sequence: Sequence, num_running: int, watermark: int) -> int:
-    """Pages that must be left after an admission, for the running ones to grow into.
-
-    A sequence that was preempted returns only when everybody could grow by a page, lest it be
-    preempted again at once. With nobody running there is nobody to grow.
-    """
-    if num_running == 0:
-        return 0
-    return max(watermark, num_running) if sequence.preemptions else watermark
-
-
-class _Prefixes:
-    """Blocks that this step computes, and those that running prompts will compute later."""
-
-    __slots__ = ("_keys", "_page_size", "_unfinished")
-
-    def __init__(self, page_size: int) -> None:
-        self._page_size = page_size
-        self._keys: dict[bytes, BlockKey] = {}
-        self._unfinished: list[list[BlockKey]] = []
-
-    def add(self, row: Row) -> None:
-        """Notes a row of the step being planned. Every running prompt has one as long as there is
-        budget left to admit anybody, so none is missed."""
-        keys = row.sequence.table.keys
-        end = row.start + row.num_tokens
-        for i in range(row.start // self._page_size, min(end // self._page_size, len(keys))):
-            self._keys[keys[i].digest] = keys[i]
-        if end // self._page_size < len(keys):
-            self._unfinished.append(keys)
-
-    def extend_match(self, sequence: Sequence, num_matched: int, most: int) -> int:
-        """Leading blocks of `sequence` that are resident or computed in this step."""
-        keys = sequence.table.keys
-        most = min(most, len(keys))
-        while num_matched < most and self._keys.get(keys[num_matched].digest) == keys[num_matched]:
-            num_matched += 1
+        A running prompt that is about to compute the next block is served first, so that the block
+        is not computed twice; should it need all the room, its follower waits.
+        """
+        while num_matched < len(keys) and self._budget:
+            key = keys[num_matched]
+            if self._computed.get(key.digest) == key:
+                num_matched += 1
+                continue
+            for other in self._prompts:
+                others = other.table.keys
+                if num_matched < len(others) and others[num_matched] == key:
+                    self._serve(other, other.num_computed)
+                    break
+            else:
+                break
         return num_matched
 
-    def is_pending(self, sequence: Sequence, num_matched: int, most: int) -> bool:
-        """Some running sequence will compute the block after the match in a later step."""
-        keys = sequence.table.keys
-        if num_matched >= min(most, len(keys)):
-            return False
-        key = keys[num_matched]
-        return any(
-            num_matched < len(others) and others[num_matched] == key for others in self._unfinished
-        )
+    def _headroom(self, sequence: Sequence) -> int:
+        """Pages that must be left after an admission, for the running ones to grow into.
+
+        A sequence that was preempted returns only when everybody could grow by a page, lest it be
+        preempted again at once. With nobody running there is nobody to grow.
+        """
+        if self._num_running == 0:
+            return 0
+        watermark = math.ceil(self._config.watermark * self._store.num_pages)
+        return max(watermark, self._num_running) if sequence.preemptions else watermark
 
 
 def submit(sequence: Sequence, queues: Queues) -> None:

@@ -65,11 +65,6 @@ class Sequence:
     prefix_order: bytes = b""
 
     @property
-    def rank(self) -> tuple[int, int]:
-        """Order of service: lower priority value first, then first come."""
-        return (self.request.priority, self.arrival)
-
-    @property
     def pages(self) -> list[int]:
         """Page ids: token i lies in `pages[i // page_size]`."""
         return self.table.pages
@@ -101,6 +96,11 @@ class Sequence:
             recomputed=self.recomputed,
             preemptions=self.preemptions,
         )
+
+
+def rank_of(sequence: Sequence) -> tuple[int, int]:
+    """Order of service: lower priority value first, then first come."""
+    return (sequence.request.priority, sequence.arrival)
 
 
 def longest_sequence(config: ResolvedEngineConfig) -> int:
@@ -165,20 +165,16 @@ class Queues:
     free_slots: list[int]
 
     def add_waiting(self, sequence: Sequence) -> None:
-        insort(self.waiting, sequence, key=_rank)
+        insort(self.waiting, sequence, key=rank_of)
 
     def remove_waiting(self, sequence: Sequence) -> None:
-        del self.waiting[bisect_left(self.waiting, _rank(sequence), key=_rank)]
+        del self.waiting[bisect_left(self.waiting, rank_of(sequence), key=rank_of)]
 
     def add_running(self, sequence: Sequence) -> None:
         insort(self.running, sequence, key=_place)
 
     def remove_running(self, sequence: Sequence) -> None:
         del self.running[bisect_left(self.running, _place(sequence), key=_place)]
-
-
-def _rank(sequence: Sequence) -> tuple[int, int]:
-    return sequence.rank
 
 
 def _place(sequence: Sequence) -> tuple[bytes, int]:
