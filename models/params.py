@@ -169,14 +169,23 @@ def init_params(
     shapes = param_shapes(config, dtype)
     leaves, tree = jax.tree_util.tree_flatten_with_path(shapes)
 
-    def draw(index: int, path: tuple, shape: jax.ShapeDtypeStruct) -> jax.Array:
-        name = path[-1].name
-        if "norm" in name:
-            return jnp.full(shape.shape, 1.0 - config.norm_offset, shape.dtype)
-        if name.endswith("bias"):
-            return jnp.zeros(shape.shape, shape.dtype)
-        deviation = 0.02 if name == "embedding" else shape.shape[-1] ** -0.5
+    def draw(index: int, path: tuple[Any, ...], shape: jax.ShapeDtypeStruct) -> jax.Array:
+        kind = init_kind(path)
+        if kind is not None:
+            value = 1.0 - config.norm_offset if kind == "norm" else 0.0
+            return jnp.full(shape.shape, value, shape.dtype)
         drawn = jax.random.normal(jax.random.fold_in(key, index), shape.shape, jnp.float32)
-        return (drawn * deviation).astype(shape.dtype)
+        return (drawn * leaf_deviation(path, shape.shape)).astype(shape.dtype)
 
     return tree.unflatten([draw(i, path, leaf) for i, (path, leaf) in enumerate(leaves)])
+
+
+def init_kind(path: tuple[Any, ...]) -> str | None:
+    """ "norm" or "bias" for leaves that start constant, None for matrices drawn at random."""
+    name = path[-1].name
+    return "norm" if "norm" in name else "bias" if name.endswith("bias") else None
+
+
+def leaf_deviation(path: tuple[Any, ...], shape: tuple[int, ...]) -> float:
+    """Standard deviation of a matrix's first weights."""
+    return 0.02 if path[-1].name == "embedding" else shape[-1] ** -0.5
