@@ -1,0 +1,366 @@
+"""Stateful properties of batcher and store, against a simulated device.
+
+The device keeps, for every place of every page, which tokens (all up to that position) its KV was
+computed from. Steps are executed in order, writes before reads, and their results are read late.
+"""
+
+import zlib
+from collections import deque
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from helium_jax.config import ResolvedEngineConfig, token_buckets
+from helium_jax.engine import batcher
+from helium_jax.engine.sequence import (
+    Sequence,
+    SequenceStatus,
+    can_ever_run,
+    make_queues,
+    new_sequence,
+    rank_of,
+)
+from helium_jax.kvstore.store import make_store
+from helium_jax.types import GenerateRequest, SamplingParams
+
+PAGE_SIZE = 4
+ALPHABET = 2
+
+
+def make_config(
+    *, num_pages, max_model_len, max_num_seqs, max_tokens, steps_in_flight, pin_budget, watermark
+):
+    return ResolvedEngineConfig(
+        dtype="float32",
+        kv_dtype="float32",
+        quantization=None,
+        page_size=PAGE_SIZE,
+        num_pages=num_pages,
+        max_model_len=max_model_len,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_tokens,
+        max_waiting_requests=100,
+        max_waiting_tokens=10_000,
+        watermark=watermark,
+        pin_budget=pin_budget,
+        prefix_caching=True,
+        cascade=False,
+        deterministic=False,
+        steps_in_flight=steps_in_flight,
+        compile_cache_dir=None,
+        seed=0,
+        token_buckets=token_buckets(max_tokens),
+        sampling_switch=False,
+    )
+
+
+def next_token(tokens: tuple[int, ...]) -> int:
+    """The model: any fixed function of the whole prefix. 0 ends a sequence."""
+    return zlib.crc32(bytes(tokens)) % (ALPHABET + 1)
+
+
+def generate_alone(prompt: tuple[int, ...], limit: int) -> list[int]:
+    tokens = list(prompt)
+    while len(tokens) < limit:
+        tokens.append(next_token(tuple(tokens)))
+        if tokens[-1] == 0:
+            break
+    return tokens
+
+
+class Device:
+    """Pages and the token buffer."""
+
+    def __init__(self) -> None:
+        self.pages: dict[tuple[int, int], tuple[int, ...]] = {}
+        self.buffer: dict[tuple[int, int], int] = {}
+
+    def run(self, packed) -> list[tuple[Sequence, int]]:
+        """Executes rows of (sequence, slot, pages, host ids, start, end, samples)."""
+        written = set()
+        tokens_of = {}
+        for sequence, slot, pages, ids, start, end, _ in packed:
+            for position in range(end):
+                if position < len(ids):
+                    self.buffer[slot, position] = ids[position]
+            tokens = tuple(self.buffer[slot, position] for position in range(end))
+            tokens_of[sequence] = tokens
+            for position in range(start, end):
+                place = (pages[position // PAGE_SIZE], position % PAGE_SIZE)
+                assert place not in written, "two rows write one place"
+                written.add(place)
+                self.pages[place] = tokens[: position + 1]
+        results = []
+        for sequence, slot, pages, _, _, end, samples in packed:
+            tokens = tokens_of[sequence]
+            for position in range(end):
+                place = (pages[position // PAGE_SIZE], position % PAGE_SIZE)
+                assert self.pages[place] == tokens[: position + 1], "read another sequence's KV"
+            if samples:
+                token = next_token(tokens)
+                self.buffer[slot, end] = token
+                results.append((sequence, token))
+        return results
+
+
+class BatcherMachine(RuleBasedStateMachine):
+    @initialize(
+        longest_in_pages=st.integers(1, 6),
+        extra_pages=st.sampled_from([0, 0, 1, 3, 10]),
+        max_num_seqs=st.integers(1, 5),
+        extra_tokens=st.sampled_from([0, 1, 5, 20]),
+        steps_in_flight=st.sampled_from([1, 2]),
+        pin_budget=st.sampled_from([0.0, 0.5]),
+        watermark=st.sampled_from([0.0, 0.01, 0.2]),
+    )
+    def start(
+        self,
+        longest_in_pages,
+        extra_pages,
+        max_num_seqs,
+        extra_tokens,
+        steps_in_flight,
+        pin_budget,
+        watermark,
+    ):
+        self.config = make_config(
+            num_pages=longest_in_pages + extra_pages,
+            max_model_len=longest_in_pages * PAGE_SIZE,
+            max_num_seqs=max_num_seqs,
+            max_tokens=max(max_num_seqs + extra_tokens, 2),
+            steps_in_flight=steps_in_flight,
+            pin_budget=pin_budget,
+            watermark=watermark,
+        )
+        self.store = make_store(self.config, model_version="v", secret=b"s" * 32)
+        self.queues = make_queues(self.config)
+        self.device = Device()
+        self.in_flight: deque = deque()
+        self.sequences: list[Sequence] = []
+        self.cancelled: set[Sequence] = set()
+        self.pins: list[int] = []
+        self.num_steps = 0
+        self.num_steps_allowed = 0
+
+    @property
+    def unfinished(self) -> list[Sequence]:
+        return [*self.queues.waiting, *self.queues.running]
+
+    @rule(
+        prompt=st.lists(st.integers(1, ALPHABET), min_size=1, max_size=23),
+        repeat=st.integers(0, 3),
+        max_tokens=st.one_of(st.none(), st.integers(1, 12)),
+        priority=st.sampled_from([0, 0, 0, 1, -1]),
+        salt=st.sampled_from(["", "", "", "other"]),
+        next_use=st.one_of(st.none(), st.integers(0, 9)),
+        is_warm=st.sampled_from([False, False, False, True]),
+        follows=st.booleans(),
+    )
+    def submit(self, prompt, repeat, max_tokens, priority, salt, next_use, is_warm, follows):
+        if follows and self.sequences:
+            # A conversation goes on: the prompt begins with another's prompt and output.
+            prompt = self.sequences[-1].token_ids + prompt
+        prompt = tuple(prompt[: self.config.max_model_len - 1])
+        assert can_ever_run(len(prompt), self.config)
+        for _ in range(repeat + 1):
+            sequence = new_sequence(
+                GenerateRequest(
+                    request_id=str(len(self.sequences)),
+                    token_ids=prompt,
+                    sampling=SamplingParams(max_tokens=max_tokens),
+                    priority=priority,
+                    cache_salt=salt,
+                    planned_next_use=next_use,
+                ),
+                arrival=len(self.sequences),
+                store=self.store,
+                config=self.config,
+                is_warm=is_warm,
+            )
+            if sequence.is_warmed:
+                return
+            self.sequences.append(sequence)
+            # Alone it takes a step per token; a queue takes no more than one after the other,
+            # each preempted at worst once per follower.
+            self.num_steps_allowed += 4 * len(self.unfinished) + 3 * self.config.max_model_len
+            batcher.submit(sequence, self.queues)
+
+    @precondition(lambda self: self.unfinished)
+    @rule(data=st.data())
+    def cancel(self, data):
+        sequence = data.draw(st.sampled_from(self.unfinished))
+        self.cancelled.add(sequence)
+        batcher.retire(sequence, self.queues, self.store)
+
+    @rule()
+    def reset(self):
+        snapshot = self.store.snapshot()
+        freed = self.store.reset()
+        assert self.store.snapshot().num_free == snapshot.num_free + freed
+        assert self.store.snapshot().num_cached <= snapshot.num_pinned
+
+    @precondition(lambda self: self.sequences)
+    @rule(data=st.data())
+    def pin(self, data):
+        pinned = self.store.pin(data.draw(st.sampled_from(self.sequences)).table)
+        if pinned.pin_id is not None:
+            self.pins.append(pinned.pin_id)
+
+    @precondition(lambda self: self.pins)
+    @rule(data=st.data())
+    def unpin(self, data):
+        pin_id = data.draw(st.sampled_from(self.pins))
+        self.pins.remove(pin_id)
+        self.store.unpin(pin_id)
+
+    @rule(count=st.integers(1, 6))
+    def step(self, count):
+        for _ in range(count):
+            self.run_step()
+
+    def run_step(self):
+        plan = self.decide_checked()
+        batcher.apply(plan, self.queues, self.store)
+        self.store.verify()
+        if plan.rows:
+            self.num_steps += 1
+            self.in_flight.append(self.device.run(self.pack(plan)))
+        for sequence, _, _ in plan.admissions:
+            self.retire_if_warmed(sequence)
+        for row in plan.rows:
+            self.retire_if_warmed(row.sequence)
+        if self.in_flight and (not plan.rows or len(self.in_flight) == self.config.steps_in_flight):
+            self.read_results()
+
+    def decide_checked(self):
+        before = (self.store.snapshot(), [*self.queues.waiting], [*self.queues.running])
+        plan = batcher.decide(self.queues, self.store, self.config)
+        assert plan == batcher.decide(self.queues, self.store, self.config)
+        assert before == (self.store.snapshot(), self.queues.waiting, self.queues.running)
+        if self.unfinished and not self.in_flight:
+            assert plan.rows or plan.admissions or plan.preemptions, "nothing moves"
+        assert plan.num_tokens == sum(row.num_tokens for row in plan.rows)
+        assert plan.num_tokens <= self.config.max_num_batched_tokens
+        assert len({row.sequence for row in plan.rows}) == len(plan.rows)
+        admitted = [admission.sequence for admission in plan.admissions]
+        assert admitted == self.queues.waiting[: len(admitted)], "somebody was overtaken"
+        ranks = sorted(map(rank_of, self.queues.running), reverse=True)
+        assert [*map(rank_of, plan.preemptions)] == ranks[: len(plan.preemptions)]
+        for sequence, start, num_tokens, samples in plan.rows:
+            assert num_tokens >= 1
+            assert start + num_tokens <= sequence.num_known
+            assert samples == (start + num_tokens == sequence.num_known and not sequence.is_warm)
+            assert sequence.num_known < sequence.limit
+        if sum(row.sequence.status is SequenceStatus.RUNNING for row in plan.rows) == 0:
+            assert len(self.queues.running) <= sum(
+                s.num_known >= s.limit for s in self.queues.running
+            ) + len(plan.preemptions), "running sequences stall"
+        return plan
+
+    def pack(self, plan):
+        page_of = {block.page: block for block in self.store._index.blocks()}
+        writers = set()
+        packed = []
+        for sequence, start, num_tokens, samples in plan.rows:
+            end = start + num_tokens
+            pages = sequence.pages
+            for i in range(start // PAGE_SIZE, -(-end // PAGE_SIZE)):
+                assert pages[i] not in writers, "two rows write one page"
+                writers.add(pages[i])
+                block = page_of.get(pages[i])
+                if block is not None:
+                    assert block.key == sequence.table.keys[i]
+                    assert (i + 1) * PAGE_SIZE <= end, "a shared page is written again"
+                elif i >= len(sequence.table.blocks):
+                    assert self.store._pool.references[pages[i]] == 1
+            packed.append(
+                (sequence, sequence.slot, [*pages], [*sequence.token_ids], start, end, samples)
+            )
+        slots = [sequence.slot for sequence in self.queues.running]
+        assert len({*slots, *self.queues.free_slots}) == self.config.max_num_seqs
+        assert len(slots) + len(self.queues.free_slots) == self.config.max_num_seqs
+        return packed
+
+    def retire_if_warmed(self, sequence):
+        if sequence.is_warmed and sequence.status is SequenceStatus.RUNNING:
+            num_blocks = len(sequence.token_ids) // PAGE_SIZE
+            assert len(self.store.match(sequence.table, num_blocks)) == num_blocks
+            batcher.retire(sequence, self.queues, self.store)
+
+    def read_results(self):
+        for sequence, token in self.in_flight.popleft():
+            if batcher.accept(sequence, token, self.store) and (token == 0 or sequence.is_at_limit):
+                batcher.retire(sequence, self.queues, self.store)
+
+    @invariant()
+    def store_is_consistent(self):
+        if not hasattr(self, "store"):
+            return
+        self.store.verify()
+        snapshot = self.store.snapshot()
+        total = snapshot.num_free + snapshot.num_cached + snapshot.num_used
+        assert total == self.config.num_pages
+        held = {page for sequence in self.queues.running for page in sequence.pages}
+        held |= {block.page for sequence in self.queues.running for block in sequence.table.blocks}
+        assert snapshot.num_used == len(held), "pages leak"
+
+    def teardown(self):
+        if not hasattr(self, "store"):
+            return
+        for _ in range(self.num_steps_allowed + self.num_steps):
+            if not self.unfinished and not self.in_flight:
+                break
+            self.run_step()
+        assert not self.unfinished, "a sequence starves"
+        snapshot = self.store.snapshot()
+        assert snapshot.num_used == 0
+        assert self.queues.running == []
+        for sequence in self.sequences:
+            usage = sequence.usage()
+            prompt = tuple(sequence.token_ids[: sequence.num_prompt])
+            assert sequence.num_in_flight == 0
+            assert 0 <= usage.kv_cached <= sequence.num_prompt - (not sequence.is_warm)
+            if not sequence.is_warm:
+                expected = generate_alone(prompt, sequence.limit)
+                if sequence in self.cancelled:
+                    expected = expected[: len(sequence.token_ids)]
+                assert sequence.token_ids == expected
+        for pin_id in self.pins:
+            self.store.unpin(pin_id)
+        self.store.reset()
+        self.store.verify()
+        assert self.store.snapshot().num_free == self.config.num_pages
+
+
+def test_every_sequence_finishes_and_reads_only_its_own_tokens():
+    run_state_machine_as_test(
+        BatcherMachine,
+        settings=settings(
+            max_examples=150,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )
+
+
+@pytest.mark.slow
+def test_every_sequence_finishes_and_reads_only_its_own_tokens_at_length():
+    run_state_machine_as_test(
+        BatcherMachine,
+        settings=settings(
+            max_examples=3000,
+            stateful_step_count=60,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )
