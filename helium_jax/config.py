@@ -77,12 +77,12 @@ class ModelShape:
     Attributes:
         max_position: most positions the model was made for.
         kv_elements_per_token: of K and V of one token over all layers.
-        params_bytes: of all weights in their final dtype.
+        num_params: of all weights.
     """
 
     max_position: int
     kv_elements_per_token: int
-    params_bytes: int
+    num_params: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,8 +162,13 @@ def resolve(config: EngineConfig, device: DeviceInfo, model: ModelShape) -> Reso
     if steps_in_flight not in (1, 2):
         raise RequestError(f"{steps_in_flight=} must be 1 or 2")
     page_bytes = model.kv_elements_per_token * _WIDTH_BYTES[kv_dtype] * page_size
+    params_bytes = model.num_params * (1 if config.quantization else _WIDTH_BYTES[dtype])
     num_pages = config.num_pages or _default_num_pages(
-        config, device, model, page_bytes, page_size, max_model_len, max_num_seqs
+        config.kv_memory_bytes,
+        device,
+        params_bytes=params_bytes,
+        page_bytes=page_bytes,
+        useful_pages=2 * -(-max_model_len // page_size) * max_num_seqs,
     )
     if num_pages < 2:
         raise RequestError(
@@ -195,24 +200,20 @@ def resolve(config: EngineConfig, device: DeviceInfo, model: ModelShape) -> Reso
 
 
 def _default_num_pages(
-    config: EngineConfig,
+    kv_memory_bytes: int | None,
     device: DeviceInfo,
-    model: ModelShape,
+    *,
+    params_bytes: int,
     page_bytes: int,
-    page_size: int,
-    max_model_len: int,
-    max_num_seqs: int,
+    useful_pages: int,
 ) -> int:
     """Pages that fit: on accelerators most of what is left, on CPUs no more than is useful."""
-    pages_per_sequence = -(-max_model_len // page_size)
-    if config.kv_memory_bytes is not None:
-        return config.kv_memory_bytes // page_bytes
+    if kv_memory_bytes is not None:
+        return kv_memory_bytes // page_bytes
     if device.platform == "cpu":
-        room = int((device.memory_bytes - model.params_bytes) * 0.25)
-        useful = 2 * pages_per_sequence * max_num_seqs
-        return max(min(room // page_bytes, useful), 1)
-    room = int(device.memory_bytes * 0.9) - model.params_bytes
-    return max(room // page_bytes, 1)
+        room = int((device.memory_bytes - params_bytes) * 0.25)
+        return max(min(room // page_bytes, useful_pages), 1)
+    return max((int(device.memory_bytes * 0.9) - params_bytes) // page_bytes, 1)
 
 
 def token_buckets(max_tokens: int) -> tuple[int, ...]:

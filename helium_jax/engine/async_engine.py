@@ -1,0 +1,149 @@
+"""`AsyncEngine`: one engine thread as a `types.Generator` of one asyncio event loop."""
+
+import asyncio
+import dataclasses
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from helium_jax.engine.loop import Loop, Outcome
+from helium_jax.engine.service import Service
+from helium_jax.engine.validation import validate_request
+from helium_jax.errors import HeliumError, RequestError
+from helium_jax.types import (
+    EngineStatistics,
+    GenerateRequest,
+    ModelInfo,
+    TokenEvent,
+    WarmPrefix,
+    WarmReceipt,
+)
+
+
+class AsyncEngine:
+    """Submits to one `Service` and streams what comes back.
+
+    Use as an async context manager, or call `start` and `close`. All methods belong to the event
+    loop it was started on and never block it.
+
+    Args:
+        make_loop: builds the engine loop, on the engine thread.
+        name: of the thread.
+    """
+
+    def __init__(self, make_loop: Callable[[], Loop], *, name: str = "helium-engine") -> None:
+        self._service = Service(make_loop, self._deliver_from_thread, name=name)
+        self._events: asyncio.AbstractEventLoop | None = None
+        self._outboxes: dict[str, asyncio.Queue[Outcome]] = {}
+        self._info: ModelInfo | None = None
+        self._pool_tokens = 0
+
+    async def start(self) -> None:
+        """Builds and compiles the engine; returns when it is ready to serve.
+
+        Raises:
+            RequestError: the configuration does not fit the model or the device.
+        """
+        self._events = asyncio.get_running_loop()
+        await asyncio.wrap_future(self._service.start())
+        self._info, self._pool_tokens = await asyncio.wrap_future(
+            self._service.call(lambda loop: (loop.info, loop.pool_tokens))
+        )
+
+    async def close(self) -> None:
+        """Ends the thread and frees device memory; who still waits gets a CapacityError."""
+        await asyncio.to_thread(self._service.stop)
+
+    async def __aenter__(self) -> "AsyncEngine":
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    @property
+    def info(self) -> ModelInfo:
+        if self._info is None:
+            raise RequestError("the engine is not started; use `async with` or await start()")
+        return self._info
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenEvent]:
+        """Streams a request's events; see `types.Generator.generate`."""
+        self._validate(request)
+        request_id = request.request_id
+        if request_id in self._outboxes:
+            raise RequestError(f"{request_id=} is in use by an unfinished request")
+        outbox: asyncio.Queue[Outcome] = asyncio.Queue()
+        self._outboxes[request_id] = outbox
+        finished = False
+        try:
+            self._service.submit(request)
+            while not finished:
+                outcome = await outbox.get()
+                finished = isinstance(outcome, HeliumError) or outcome.finish_reason is not None
+                if isinstance(outcome, HeliumError):
+                    raise outcome
+                yield outcome
+        finally:
+            del self._outboxes[request_id]
+            if not finished:
+                self._service.cancel(request_id)
+
+    async def warm(self, prefix: WarmPrefix) -> WarmReceipt:
+        """Computes a prefix's full pages unless they are resident, and pins them if asked."""
+        request_id = f"warm-{uuid.uuid4().hex}"
+        request = GenerateRequest(
+            request_id=request_id, token_ids=prefix.token_ids, worker=prefix.worker
+        )
+        self._validate(request)
+        warmed = await asyncio.wrap_future(
+            self._service.call(lambda loop: loop.warm(prefix, request_id))
+        )
+        try:
+            return await asyncio.wrap_future(warmed)
+        except asyncio.CancelledError:
+            self._service.cancel(request_id)
+            raise
+
+    async def unpin(self, pin_id: int, *, worker: int | None = None) -> None:
+        """Gives a pin back; an unknown id raises RequestError."""
+        await asyncio.wrap_future(self._service.call(lambda loop: loop.unpin(pin_id)))
+
+    async def reset_cache(self) -> int:
+        """Forgets every reusable block that nobody reads; returns the pages freed."""
+        return await asyncio.wrap_future(self._service.call(lambda loop: loop.reset_cache()))
+
+    def statistics(self) -> tuple[EngineStatistics, ...]:
+        """As of the last step, with the age of the loop's heartbeat as of now."""
+        statistics = self._service.statistics()
+        if statistics is None:
+            return ()
+        age = self._service.heartbeat_age_s
+        return (dataclasses.replace(statistics, last_step_age_seconds=age),)
+
+    def _validate(self, request: GenerateRequest) -> None:
+        if request.worker not in (None, 0):
+            raise RequestError(
+                f"worker={request.worker} does not exist; this generator has worker 0 only",
+                param="worker",
+            )
+        validate_request(
+            request,
+            vocab_size=self.info.vocab_size,
+            max_model_len=self.info.max_model_len,
+            pool_tokens=self._pool_tokens,
+        )
+
+    def _deliver_from_thread(self, outcomes: Sequence[tuple[str, Outcome]]) -> None:
+        events = self._events
+        if events is None or events.is_closed():
+            return
+        try:
+            events.call_soon_threadsafe(self._deliver, outcomes)
+        except RuntimeError:  # closed between the check and the call: nobody waits any more
+            return
+
+    def _deliver(self, outcomes: Sequence[tuple[str, Outcome]]) -> None:
+        for request_id, outcome in outcomes:
+            # A cancelled request's late tokens have no outbox any more.
+            if (outbox := self._outboxes.get(request_id)) is not None:
+                outbox.put_nowait(outcome)

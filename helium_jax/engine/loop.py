@@ -1,0 +1,471 @@
+"""The loop: decide a step, run it, commit what came back. Plain calls on one thread, no asyncio.
+
+Results are read `steps_in_flight` steps late: with 1 a step is dispatched and waited for, with 2
+the host decides and packs the next step while the device computes the last one.
+"""
+
+import logging
+import random
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from helium_jax.config import ResolvedEngineConfig
+from helium_jax.engine import batcher
+from helium_jax.engine.batcher import StepPlan
+from helium_jax.engine.packing import FROM_DEVICE, PackedSequence
+from helium_jax.engine.runner import Runner, StepResult, Ticket
+from helium_jax.engine.sampling_rows import pack_row
+from helium_jax.engine.sequence import Sequence, SequenceStatus, make_queues, new_sequence
+from helium_jax.errors import CapacityError, HeliumError, InternalError
+from helium_jax.kvstore.store import Store, make_store
+from helium_jax.types import (
+    EngineStatistics,
+    FinishReason,
+    GenerateRequest,
+    ModelInfo,
+    TokenEvent,
+    TokenLogprobs,
+    WarmPrefix,
+    WarmReceipt,
+)
+
+log = logging.getLogger(__name__)
+
+Outcome = TokenEvent | HeliumError
+
+# A device that fails this many steps in a row will not recover by trying again.
+MAX_FAILURES_IN_A_ROW = 3
+
+
+@dataclass(slots=True, eq=False)
+class _Active:
+    """What the loop keeps of an unfinished request beside its sequence.
+
+    Attributes:
+        sequence: the batcher's record.
+        seed: resolved; the same after a preemption.
+        row: packed sampling parameters for its present slot; None while it waits.
+        is_reported: some tokens were handed out, and the prompt's usage with them.
+        warmed: answered when a warm sequence ends; None for requests.
+        pin: whether to pin what was warmed.
+    """
+
+    sequence: Sequence
+    seed: int
+    row: np.ndarray | None = None
+    is_reported: bool = False
+    warmed: Future[WarmReceipt] | None = None
+    pin: bool = False
+
+
+@dataclass(slots=True)
+class _Counters:
+    num_steps: int = 0
+    num_prefill_tokens: int = 0
+    num_decode_tokens: int = 0
+    num_padded_tokens: int = 0
+    num_preemptions: int = 0
+    host_seconds: float = 0.0
+    device_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _InFlight:
+    ticket: Ticket
+    sampling: tuple[Sequence, ...] = field(default=())
+
+
+class Loop:
+    """All sequences of one engine, and the steps that advance them.
+
+    Belongs to one thread. `submit`, `cancel`, `warm`, `pin`... may be called between steps only.
+
+    Args:
+        runner: warmed up.
+        info: what the engine says about itself.
+        config: resolved.
+        clock: seconds, monotonic; for accounting only.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        info: ModelInfo,
+        config: ResolvedEngineConfig,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.info = info
+        self._runner = runner
+        self._config = config
+        self._clock = clock
+        self._store = self._make_store()
+        self._queues = make_queues(config)
+        self._active: dict[str, _Active] = {}
+        self._in_flight: deque[_InFlight] = deque()
+        self._outcomes: list[tuple[str, Outcome]] = []
+        self._num_arrivals = 0
+        self._num_waiting_tokens = 0
+        self._num_failures_in_a_row = 0
+        self._counters = _Counters()
+        self._random = random.Random(
+            config.seed if config.seed is not None else secrets.randbits(64)
+        )
+
+    @property
+    def has_work(self) -> bool:
+        """Some sequence is unfinished, or a step in flight is not read yet."""
+        return bool(self._active or self._in_flight)
+
+    @property
+    def pool_tokens(self) -> int:
+        """Tokens that the whole pool holds."""
+        return self._config.num_pages * self._config.page_size
+
+    def submit(self, request: GenerateRequest) -> None:
+        """Queues a request that `validate_request` has accepted.
+
+        Raises:
+            CapacityError: the queue is full.
+            InternalError: the request id is in use.
+        """
+        active = self._enqueue(request, is_warm=False)
+        # Packed here too, so that what cannot be packed is refused now and not inside a step.
+        self._pack_row(active, slot=0)
+
+    def warm(self, prefix: WarmPrefix, request_id: str) -> Future[WarmReceipt]:
+        """Computes a prefix's full blocks unless they are resident, and pins them if asked.
+
+        Raises:
+            CapacityError: the queue is full.
+        """
+        request = GenerateRequest(
+            request_id=request_id, token_ids=prefix.token_ids, cache_salt=prefix.cache_salt
+        )
+        active = self._enqueue(request, is_warm=True)
+        active.warmed = Future()
+        active.pin = prefix.pin
+        if active.sequence.is_warmed:  # shorter than a block: nothing to do
+            self._finish(active, FinishReason.LENGTH)
+        return active.warmed
+
+    def cancel(self, request_id: str) -> None:
+        """Ends a request; its pages are free at once. Does nothing for unknown ids."""
+        if (active := self._active.get(request_id)) is not None:
+            self._finish(active, FinishReason.CANCELLED)
+
+    def unpin(self, pin_id: int) -> None:
+        """Gives a pin back; an unknown id raises RequestError."""
+        self._store.unpin(pin_id)
+
+    def reset_cache(self) -> int:
+        """Forgets every reusable block that nobody reads or pins; returns the pages freed."""
+        return self._store.reset()
+
+    def step(self) -> None:
+        """Decides and dispatches one step, then reads the oldest one if it is due.
+
+        Raises:
+            InternalError: the device failed several times in a row.
+        """
+        started = self._clock()
+        waited = 0.0
+        try:
+            dispatched = self._dispatch()
+            if self._in_flight and (
+                not dispatched or len(self._in_flight) >= self._config.steps_in_flight
+            ):
+                waited = self._collect()
+            self._num_failures_in_a_row = 0
+        except HeliumError:
+            raise
+        except Exception as error:
+            self._fail_step(error)
+        self._counters.device_seconds += waited
+        self._counters.host_seconds += self._clock() - started - waited
+
+    def take_outcomes(self) -> list[tuple[str, Outcome]]:
+        """What happened to requests since the last call, oldest first."""
+        outcomes, self._outcomes = self._outcomes, []
+        return outcomes
+
+    def statistics(self) -> EngineStatistics:
+        """Load and counters now."""
+        counters = self._counters
+        return EngineStatistics(
+            num_waiting=len(self._queues.waiting),
+            num_running=len(self._queues.running),
+            num_steps=counters.num_steps,
+            num_prefill_tokens=counters.num_prefill_tokens,
+            num_decode_tokens=counters.num_decode_tokens,
+            num_padded_tokens=counters.num_padded_tokens,
+            num_preemptions=counters.num_preemptions,
+            num_compiles_after_warmup=self._runner.num_compiles_after_warmup,
+            host_seconds=counters.host_seconds,
+            device_seconds=counters.device_seconds,
+            last_step_age_seconds=0.0,
+            cache=self._store.snapshot(),
+        )
+
+    def verify(self) -> None:
+        """Checks the store's invariants; O(pages).
+
+        Raises:
+            InternalError: naming what is wrong.
+        """
+        self._store.verify()
+
+    def close(self, error: HeliumError) -> None:
+        """Answers everything unfinished with `error` and lets go of the device memory."""
+        self._in_flight.clear()
+        for active in list(self._active.values()):
+            self._fail(active, error)
+        self._runner.close()
+
+    def _enqueue(self, request: GenerateRequest, *, is_warm: bool) -> _Active:
+        config = self._config
+        if request.request_id in self._active:
+            raise InternalError(f"request id {request.request_id!r} is in use")
+        num_waiting = len(self._queues.waiting)
+        num_tokens = len(request.token_ids)
+        if num_waiting >= config.max_waiting_requests:
+            raise CapacityError(
+                f"{num_waiting} requests are waiting, the most this engine queues "
+                f"(max_waiting_requests={config.max_waiting_requests}); try again later"
+            )
+        if self._num_waiting_tokens + num_tokens > config.max_waiting_tokens:
+            raise CapacityError(
+                f"{self._num_waiting_tokens} prompt tokens are waiting and {num_tokens} more "
+                f"exceed max_waiting_tokens={config.max_waiting_tokens}; try again later"
+            )
+        sequence = new_sequence(
+            request,
+            arrival=self._num_arrivals,
+            store=self._store,
+            config=config,
+            is_warm=is_warm,
+        )
+        self._num_arrivals += 1
+        self._num_waiting_tokens += num_tokens
+        seed = request.sampling.seed
+        active = _Active(sequence, self._random.getrandbits(63) if seed is None else seed)
+        self._active[request.request_id] = active
+        batcher.submit(sequence, self._queues)
+        return active
+
+    def _dispatch(self) -> bool:
+        """Plans the next step and hands it to the device; False when there is nothing to run."""
+        plan = batcher.decide(self._queues, self._store, self._config)
+        batcher.apply(plan, self._queues, self._store)
+        self._note_moves(plan)
+        if not plan.rows:
+            return False
+        packed = [self._pack(row) for row in plan.rows]
+        sampling = tuple(row.sequence for row in plan.rows if row.samples)
+        wants_logprobs = any(
+            sequence.request.sampling.logprobs is not None for sequence in sampling
+        )
+        ticket = self._runner.run(packed, wants_logprobs=wants_logprobs)
+        self._in_flight.append(_InFlight(ticket, sampling))
+        counters = self._counters
+        counters.num_steps += 1
+        counters.num_padded_tokens += ticket.num_padded
+        for row in plan.rows:
+            # Computed prompt tokens, those computed again after a preemption included.
+            counters.num_prefill_tokens += max(
+                min(row.start + row.num_tokens, row.sequence.num_prompt) - row.start, 0
+            )
+            if row.sequence.is_warmed:
+                self._finish(self._active[row.sequence.request.request_id], FinishReason.LENGTH)
+        return True
+
+    def _note_moves(self, plan: StepPlan) -> None:
+        """Gives admitted sequences their sampling row; takes it from preempted ones."""
+        for sequence in plan.preemptions:
+            active = self._active[sequence.request.request_id]
+            active.row = None
+            self._counters.num_preemptions += 1
+            self._num_waiting_tokens += sequence.num_prompt
+            log.info("request %s preempted", sequence.request.request_id)
+        for sequence, *_ in plan.admissions:
+            active = self._active[sequence.request.request_id]
+            self._num_waiting_tokens -= len(sequence.request.token_ids)
+            assert sequence.slot is not None, "an admitted sequence has a slot"
+            active.row = self._pack_row(active, slot=sequence.slot)
+            self._runner.fill_slot(sequence.slot, sequence.request.sampling, sequence.token_ids)
+            if sequence.is_warmed:  # everything was resident
+                self._finish(active, FinishReason.LENGTH)
+
+    def _pack_row(self, active: _Active, *, slot: int) -> np.ndarray:
+        sequence = active.sequence
+        return pack_row(
+            sequence.request.sampling,
+            seed=active.seed,
+            prompt_len=sequence.num_prompt,
+            slot=slot,
+            eos_token_ids=self.info.eos_token_ids,
+        )
+
+    def _pack(self, row: batcher.Row) -> PackedSequence:
+        sequence, start, num_tokens, samples = row
+        end = start + num_tokens
+        token_ids = sequence.token_ids[start:end]
+        token_ids += [FROM_DEVICE] * (num_tokens - len(token_ids))
+        assert sequence.slot is not None, "a running sequence has a slot"
+        active = self._active[sequence.request.request_id]
+        return PackedSequence(
+            slot=sequence.slot,
+            token_ids=token_ids,
+            kv_len=end,
+            pages=sequence.pages,
+            sampling_row=active.row if samples else None,
+        )
+
+    def _collect(self) -> float:
+        """Reads the oldest step in flight and commits it; returns the seconds waited."""
+        in_flight = self._in_flight.popleft()
+        started = self._clock()
+        result = self._runner.collect(in_flight.ticket)
+        waited = self._clock() - started
+        for index, sequence in enumerate(in_flight.sampling):
+            self._commit(sequence, result, index)
+        return waited
+
+    def _commit(self, sequence: Sequence, result: StepResult, index: int) -> None:
+        """Takes in one sampled token: hands it out, and ends the sequence where it must end."""
+        token_id = int(result.token_ids[index])
+        if sequence.status is SequenceStatus.FINISHED:
+            batcher.accept(sequence, token_id, self._store)  # late: only the count goes down
+            return
+        active = self._active[sequence.request.request_id]
+        if not result.is_ok[index]:
+            sequence.num_in_flight -= 1
+            self._fail(
+                active,
+                InternalError(
+                    f"request {sequence.request.request_id!r}: the logits of token "
+                    f"{len(sequence.token_ids)} are not numbers; the weights or the KV are damaged"
+                ),
+            )
+            return
+        batcher.accept(sequence, token_id, self._store)
+        self._counters.num_decode_tokens += 1
+        logprobs = _logprobs(result, index, sequence.request.sampling.logprobs)
+        if (reason := self._finish_reason(sequence, token_id)) is not None:
+            self._finish(active, reason, (token_id,), logprobs)
+            return
+        event = TokenEvent(
+            request_id=sequence.request.request_id,
+            token_ids=(token_id,),
+            logprobs=logprobs,
+            usage=None if active.is_reported else sequence.usage(),
+        )
+        active.is_reported = True
+        self._outcomes.append((event.request_id, event))
+
+    def _finish_reason(self, sequence: Sequence, token_id: int) -> FinishReason | None:
+        sampling = sequence.request.sampling
+        if token_id in sampling.stop_token_ids or (
+            token_id in self.info.eos_token_ids and not sampling.ignore_eos
+        ):
+            return FinishReason.STOP
+        return FinishReason.LENGTH if sequence.is_at_limit else None
+
+    def _finish(
+        self,
+        active: _Active,
+        reason: FinishReason,
+        token_ids: tuple[int, ...] = (),
+        logprobs: tuple[TokenLogprobs, ...] = (),
+    ) -> None:
+        """Ends a request: frees its pages, says so to whoever waits for it."""
+        sequence = active.sequence
+        request_id = sequence.request.request_id
+        self._leave(active)
+        if active.warmed is not None:
+            active.warmed.set_result(self._receipt(active))
+            return
+        event = TokenEvent(
+            request_id=request_id,
+            token_ids=token_ids,
+            logprobs=logprobs,
+            finish_reason=reason,
+            usage=sequence.usage(),
+        )
+        self._outcomes.append((request_id, event))
+
+    def _receipt(self, active: _Active) -> WarmReceipt:
+        """What a finished warm sequence left in the store; pins it when that was asked."""
+        sequence = active.sequence
+        resident = len(self._store.match(sequence.table, len(sequence.table.keys)))
+        pinned = self._store.pin(sequence.table) if active.pin else None
+        return WarmReceipt(
+            resident=resident * self._config.page_size,
+            computed=sequence.most_computed - (sequence.kv_cached or 0),
+            pin_id=pinned.pin_id if pinned is not None else None,
+        )
+
+    def _fail(self, active: _Active, error: HeliumError) -> None:
+        self._leave(active)
+        if active.warmed is not None:
+            active.warmed.set_exception(error)
+        else:
+            self._outcomes.append((active.sequence.request.request_id, error))
+
+    def _leave(self, active: _Active) -> None:
+        sequence = active.sequence
+        if sequence.status is SequenceStatus.WAITING:
+            self._num_waiting_tokens -= len(sequence.request.token_ids)
+        batcher.retire(sequence, self._queues, self._store)
+        del self._active[sequence.request.request_id]
+
+    def _fail_step(self, error: Exception) -> None:
+        """A step failed: its inputs are gone with it, so everything that had pages fails."""
+        self._num_failures_in_a_row += 1
+        log.exception("a step failed; %d sequences with it", len(self._queues.running))
+        self._in_flight.clear()
+        failure = InternalError(f"the engine could not run a step: {error}")
+        for active in list(self._active.values()):
+            sequence = active.sequence
+            # One that was preempted waits for a token that will never be read.
+            if sequence.status is SequenceStatus.RUNNING or sequence.num_in_flight:
+                self._fail(active, failure)
+        if self._num_failures_in_a_row >= MAX_FAILURES_IN_A_ROW:
+            raise InternalError(
+                f"{MAX_FAILURES_IN_A_ROW} steps failed in a row: {error}"
+            ) from error
+        # What waits holds no pages, but its keys were made with the old store's secret.
+        self._runner.reset()
+        self._store = self._make_store()
+        for active in list(self._active.values()):
+            self._requeue(active)
+
+    def _requeue(self, active: _Active) -> None:
+        """Gives a waiting sequence a table of the new store."""
+        sequence = active.sequence
+        request = sequence.request
+        table = self._store.open_table(salt=request.cache_salt, next_use=request.planned_next_use)
+        self._store.extend_keys(table, sequence.token_ids)
+        sequence.table = table
+
+    def _make_store(self) -> Store:
+        return make_store(
+            self._config, model_version=self.info.version, secret=secrets.token_bytes(32)
+        )
+
+
+def _logprobs(result: StepResult, index: int, wanted: int | None) -> tuple[TokenLogprobs, ...]:
+    if wanted is None or result.logprobs is None:
+        return ()
+    assert result.top_ids is not None and result.top_logprobs is not None  # come together
+    ids = result.top_ids[index, :wanted].tolist()
+    values = result.top_logprobs[index, :wanted].tolist()
+    # A vocabulary smaller than the capacity leaves -inf behind its last token.
+    top = tuple((i, v) for i, v in zip(ids, values, strict=True) if v != float("-inf"))
+    return (TokenLogprobs(logprob=float(result.logprobs[index]), top=top),)

@@ -1,0 +1,237 @@
+"""The owner of everything on the device: weights, KV pages, token buffer, compiled steps."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from helium_jax.config import ResolvedEngineConfig
+from helium_jax.engine.packing import PackedSequence, StepLayout, pack_step, step_layout
+from helium_jax.engine.sampling import Sampled
+from helium_jax.engine.sampling_rows import Variant
+from helium_jax.engine.sampling_state import (
+    SamplingState,
+    allocate_sampling_state,
+    make_slot_arrays,
+    needs_slot,
+    set_slot,
+)
+from helium_jax.engine.step import run_step
+from helium_jax.kernels.pages import KVPages, allocate_pages
+from helium_jax.models.config import ModelConfig
+from helium_jax.models.params import Params
+from helium_jax.types import SamplingParams
+
+# (programs compiled so far, programs in all, what is being compiled now)
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticket:
+    """A step that was dispatched; `Runner.collect` waits for it.
+
+    Attributes:
+        sampled: on the device, perhaps not computed yet.
+        num_rows: rows of it that mean something.
+        num_tokens: tokens the step computed.
+        num_padded: rows of the token axis that only filled the bucket.
+        wants_logprobs: some row asked for log-probabilities.
+    """
+
+    sampled: Sampled
+    num_rows: int
+    num_tokens: int
+    num_padded: int
+    wants_logprobs: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """A step's samples on the host, one entry per sampling row, in order.
+
+    Attributes:
+        token_ids: int32 [R].
+        is_ok: bool [R]; False where the logits were not numbers.
+        logprobs: float32 [R], None when nobody asked.
+        top_ids: int32 [R, 20], likewise.
+        top_logprobs: float32 [R, 20], likewise.
+    """
+
+    token_ids: np.ndarray
+    is_ok: np.ndarray
+    logprobs: np.ndarray | None = None
+    top_ids: np.ndarray | None = None
+    top_logprobs: np.ndarray | None = None
+
+
+class Runner:
+    """Runs packed steps in order on one device.
+
+    Args:
+        params: the weights, on the device.
+        model: the model's configuration.
+        config: buckets, pool and modes.
+        attention: implementation of `paged_attention`; None takes the best.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        model: ModelConfig,
+        config: ResolvedEngineConfig,
+        *,
+        attention: str | None = None,
+    ) -> None:
+        self._params = params
+        self._model = model
+        self._config = config
+        self._attention = attention
+        self._layouts = tuple(
+            step_layout(
+                num_tokens=bucket,
+                max_num_seqs=config.max_num_seqs,
+                max_model_len=config.max_model_len,
+                page_size=config.page_size,
+                num_pages=config.num_pages,
+            )
+            for bucket in config.token_buckets
+        )
+        self._num_traces = 0
+        self._num_traces_at_warmup = 0
+        self._step = jax.jit(
+            self._traced_step, static_argnames=("layout", "variant"), donate_argnames=_DONATED
+        )
+        self._pages, self._state = self._allocate()
+
+    def warm_up(self, progress: Progress | None = None) -> float:
+        """Compiles every program by running it once on an empty step; returns the seconds taken.
+
+        Programs come from the persistent compile cache where it has them.
+        """
+        started = time.monotonic()
+        jobs = [(layout, variant) for layout in self._layouts for variant in self._variants()]
+        for index, (layout, variant) in enumerate(jobs):
+            if progress is not None:
+                name = "any sampling" if variant is None else variant.name.lower()
+                progress(index, len(jobs), f"{layout.num_tokens} tokens, {name}")
+            packed, _ = pack_step(layout, (), cascade=False, deterministic=False)
+            self._dispatch(packed, layout, variant).token_ids.block_until_ready()
+        self._set_slot(self._config.max_num_seqs, SamplingParams(), ())
+        if progress is not None:
+            progress(len(jobs), len(jobs), "done")
+        self._num_traces_at_warmup = self._num_traces
+        return time.monotonic() - started
+
+    @property
+    def num_compiles_after_warmup(self) -> int:
+        """Programs that a request had to wait for; 0 unless a bucket was missed."""
+        return self._num_traces - self._num_traces_at_warmup
+
+    def run(self, sequences: Sequence[PackedSequence], *, wants_logprobs: bool) -> Ticket:
+        """Dispatches one step over `sequences`, in their order; returns without waiting."""
+        num_tokens = sum(len(sequence.token_ids) for sequence in sequences)
+        layout = next(layout for layout in self._layouts if layout.num_tokens >= num_tokens)
+        packed, needed = pack_step(
+            layout,
+            sequences,
+            cascade=self._config.cascade,
+            deterministic=self._config.deterministic,
+        )
+        sampled = self._dispatch(packed, layout, None if self._config.sampling_switch else needed)
+        return Ticket(
+            sampled=sampled,
+            num_rows=sum(sequence.sampling_row is not None for sequence in sequences),
+            num_tokens=num_tokens,
+            num_padded=layout.num_tokens - num_tokens,
+            wants_logprobs=wants_logprobs,
+        )
+
+    def collect(self, ticket: Ticket) -> StepResult:
+        """Waits for a step and brings its samples to the host."""
+        rows = slice(ticket.num_rows)
+        sampled = ticket.sampled
+        result = StepResult(
+            token_ids=np.asarray(sampled.token_ids)[rows], is_ok=np.asarray(sampled.ok)[rows]
+        )
+        if not ticket.wants_logprobs:
+            return result
+        return StepResult(
+            token_ids=result.token_ids,
+            is_ok=result.is_ok,
+            logprobs=np.asarray(sampled.logprobs)[rows],
+            top_ids=np.asarray(sampled.top_ids)[rows],
+            top_logprobs=np.asarray(sampled.top_logprobs)[rows],
+        )
+
+    def fill_slot(self, slot: int, sampling: SamplingParams, token_ids: Sequence[int]) -> None:
+        """Puts into an admitted sequence's slot what its sampling needs beyond the step's tokens.
+
+        Nothing unless it has penalties or biases: tokens of a cached prefix are never scheduled,
+        so the device would not know them.
+        """
+        if needs_slot(sampling):
+            self._set_slot(slot, sampling, token_ids)
+
+    def _set_slot(self, slot: int, sampling: SamplingParams, token_ids: Sequence[int]) -> None:
+        arrays = make_slot_arrays(sampling, token_ids, self._config.max_model_len)
+        self._state = set_slot(self._state, np.int32(slot), *arrays)
+
+    def update_params(self, params: Params) -> None:
+        """Exchanges the weights for others of the same shapes; KV computed before is stale."""
+        self._params = params
+
+    def reset(self) -> None:
+        """Allocates pages and buffers anew; needed after a failed step, whose inputs are gone."""
+        self._pages, self._state = self._allocate()
+
+    def close(self) -> None:
+        """Lets go of the device memory; the runner cannot run afterwards."""
+        del self._pages, self._state, self._params
+
+    def _dispatch(self, packed: np.ndarray, layout: StepLayout, variant: Variant | None) -> Sampled:
+        self._pages, self._state, sampled = self._step(
+            self._params, self._pages, self._state, packed, layout=layout, variant=variant
+        )
+        return sampled
+
+    def _traced_step(
+        self,
+        params: Params,
+        pages: KVPages,
+        state: SamplingState,
+        packed: jax.Array,
+        *,
+        layout: StepLayout,
+        variant: Variant | None,
+    ) -> tuple[KVPages, SamplingState, Sampled]:
+        self._num_traces += 1  # runs while tracing only, that is once per program
+        return run_step(
+            params,
+            pages,
+            state,
+            packed,
+            config=self._model,
+            layout=layout,
+            variant=variant,
+            attention=self._attention,
+        )
+
+    def _variants(self) -> tuple[Variant | None, ...]:
+        return (None,) if self._config.sampling_switch else tuple(Variant)
+
+    def _allocate(self) -> tuple[KVPages, SamplingState]:
+        pages = allocate_pages(
+            num_layers=self._model.num_layers,
+            num_pages=self._config.num_pages,
+            page_size=self._config.page_size,
+            num_kv_heads=self._model.num_kv_heads,
+            head_size=self._model.head_size,
+            dtype=self._config.kv_dtype,
+        )
+        state = allocate_sampling_state(self._config.max_num_seqs, self._config.max_model_len)
+        return pages, state
+
+
+_DONATED = ("pages", "state")
