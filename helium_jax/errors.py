@@ -28,7 +28,7 @@ class HeliumError(Exception):
 
 
 class RequestError(HeliumError, ValueError):
-    """A value the caller sent, or a file the caller named, is wrong; sending it again won't help."""
+    """A value the caller sent, or a file the caller named, is wrong; trying again won't help."""
 
     code = "invalid_request"
 

@@ -463,7 +463,8 @@ class Loop:
 def _logprobs(result: StepResult, index: int, wanted: int | None) -> tuple[TokenLogprobs, ...]:
     if wanted is None or result.logprobs is None:
         return ()
-    assert result.top_ids is not None and result.top_logprobs is not None  # come together
+    assert result.top_ids is not None, "comes with logprobs"
+    assert result.top_logprobs is not None, "comes with logprobs"
     ids = result.top_ids[index, :wanted].tolist()
     values = result.top_logprobs[index, :wanted].tolist()
     # A vocabulary smaller than the capacity leaves -inf behind its last token.

@@ -2,10 +2,13 @@
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import numpy as np
+from jax.stages import Compiled
 
 from helium_jax.config import ResolvedEngineConfig
 from helium_jax.engine.packing import PackedSequence, StepLayout, pack_step, step_layout
@@ -24,8 +27,13 @@ from helium_jax.models.config import ModelConfig
 from helium_jax.models.params import Params
 from helium_jax.types import SamplingParams
 
-# (programs compiled so far, programs in all, what is being compiled now)
-Progress = Callable[[int, int, str], None]
+# Called with the programs compiled so far and the programs in all.
+Progress = Callable[[int, int], None]
+
+# XLA compiles one program on one core, and what a machine of two cores gains is measured (2x).
+NUM_COMPILE_THREADS = 4
+
+_Program = tuple[StepLayout, Variant | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +95,6 @@ class Runner:
         self._params = params
         self._model = model
         self._config = config
-        self._attention = attention
         self._layouts = tuple(
             step_layout(
                 num_tokens=bucket,
@@ -98,36 +105,37 @@ class Runner:
             )
             for bucket in config.token_buckets
         )
-        self._num_traces = 0
-        self._num_traces_at_warmup = 0
-        self._step = jax.jit(
-            self._traced_step, static_argnames=("layout", "variant"), donate_argnames=_DONATED
+        self._jitted = jax.jit(
+            partial(run_step, config=model, attention=attention),
+            static_argnames=("layout", "variant"),
+            donate_argnames=("pages", "state"),
         )
+        self._programs: dict[_Program, Compiled] = {}
+        self._num_compiles_after_warmup = 0
         self._pages, self._state = self._allocate()
 
     def warm_up(self, progress: Progress | None = None) -> float:
-        """Compiles every program by running it once on an empty step; returns the seconds taken.
+        """Compiles every program from shapes alone, a few at a time; returns the seconds taken.
 
         Programs come from the persistent compile cache where it has them.
         """
         started = time.monotonic()
-        jobs = [(layout, variant) for layout in self._layouts for variant in self._variants()]
-        for index, (layout, variant) in enumerate(jobs):
-            if progress is not None:
-                name = "any sampling" if variant is None else variant.name.lower()
-                progress(index, len(jobs), f"{layout.num_tokens} tokens, {name}")
-            packed, _ = pack_step(layout, (), cascade=False, deterministic=False)
-            self._dispatch(packed, layout, variant).token_ids.block_until_ready()
+        variants = (None,) if self._config.sampling_switch else tuple(Variant)
+        wanted = [(layout, variant) for layout in self._layouts for variant in variants]
+        with ThreadPoolExecutor(NUM_COMPILE_THREADS) as threads:
+            # The largest take longest: first, so that no thread is left alone with one.
+            compiling = {threads.submit(self._compile, key): key for key in reversed(wanted)}
+            for count, done in enumerate(as_completed(compiling)):
+                self._programs[compiling[done]] = done.result()
+                if progress is not None:
+                    progress(count + 1, len(wanted))
         self._set_slot(self._config.max_num_seqs, SamplingParams(), ())
-        if progress is not None:
-            progress(len(jobs), len(jobs), "done")
-        self._num_traces_at_warmup = self._num_traces
         return time.monotonic() - started
 
     @property
     def num_compiles_after_warmup(self) -> int:
-        """Programs that a request had to wait for; 0 unless a bucket was missed."""
-        return self._num_traces - self._num_traces_at_warmup
+        """Programs that a request had to wait for; 0 once warmed up."""
+        return self._num_compiles_after_warmup
 
     def run(self, sequences: Sequence[PackedSequence], *, wants_logprobs: bool) -> Ticket:
         """Dispatches one step over `sequences`, in their order; returns without waiting."""
@@ -191,35 +199,19 @@ class Runner:
         del self._pages, self._state, self._params
 
     def _dispatch(self, packed: np.ndarray, layout: StepLayout, variant: Variant | None) -> Sampled:
-        self._pages, self._state, sampled = self._step(
-            self._params, self._pages, self._state, packed, layout=layout, variant=variant
-        )
+        program = self._programs.get((layout, variant))
+        if program is None:
+            program = self._programs[layout, variant] = self._compile((layout, variant))
+            self._num_compiles_after_warmup += 1
+        self._pages, self._state, sampled = program(self._params, self._pages, self._state, packed)
         return sampled
 
-    def _traced_step(
-        self,
-        params: Params,
-        pages: KVPages,
-        state: SamplingState,
-        packed: jax.Array,
-        *,
-        layout: StepLayout,
-        variant: Variant | None,
-    ) -> tuple[KVPages, SamplingState, Sampled]:
-        self._num_traces += 1  # runs while tracing only, that is once per program
-        return run_step(
-            params,
-            pages,
-            state,
-            packed,
-            config=self._model,
-            layout=layout,
-            variant=variant,
-            attention=self._attention,
-        )
-
-    def _variants(self) -> tuple[Variant | None, ...]:
-        return (None,) if self._config.sampling_switch else tuple(Variant)
+    def _compile(self, key: _Program) -> Compiled:
+        layout, variant = key
+        packed = jax.ShapeDtypeStruct((layout.num_ints,), np.int32)
+        return self._jitted.lower(
+            self._params, self._pages, self._state, packed, layout=layout, variant=variant
+        ).compile()
 
     def _allocate(self) -> tuple[KVPages, SamplingState]:
         pages = allocate_pages(
@@ -232,6 +224,3 @@ class Runner:
         )
         state = allocate_sampling_state(self._config.max_num_seqs, self._config.max_model_len)
         return pages, state
-
-
-_DONATED = ("pages", "state")

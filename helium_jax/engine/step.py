@@ -84,14 +84,9 @@ def _attend_to_pages(batch: AttentionBatch, implementation: str | None) -> Atten
     write_slots = jnp.where(batch.token_seqs < 0, -1, write_slots)  # padding is written nowhere
 
     def attend(
-        pages: KVPages,
-        layer: int,
-        q: jax.Array,
-        k: jax.Array,
-        v: jax.Array,
-        **options: Any,
+        cache: KVPages, layer: int, q: jax.Array, k: jax.Array, v: jax.Array, **options: Any
     ) -> tuple[KVPages, jax.Array]:
-        pages = write_pages(pages, layer, k, v, write_slots)
+        pages = write_pages(cache, layer, k, v, write_slots)
         out, _ = paged_attention(q, pages, layer, batch, implementation=implementation, **options)
         return pages, out
 
