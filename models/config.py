@@ -1,10 +1,11 @@
 """What a model is: one frozen, hashable value, a static argument of the compiled step."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
-from helium_jax.models.families import config_fields
+from helium_jax.models.families import FAMILIES, config_fields
+from helium_jax.models.families.write import hf_fields_of
 from helium_jax.models.rope import Rope
 
 
@@ -111,6 +112,25 @@ class ModelConfig:
                 this project does not compute; named with its value and what is supported.
         """
         return cls(**config_fields(hf))
+
+    def to_hf(self) -> dict[str, Any]:
+        """The content of a config.json that `from_hf` reads as this config.
+
+        Raises:
+            ValueError: the family's config.json has no words for some setting; names the field.
+        """
+        if self.family not in FAMILIES:
+            raise ValueError(f"{self.family=} is unknown; choose one of {[*FAMILIES]}")
+        hf = hf_fields_of(self)
+        back = type(self).from_hf(hf)
+        for field in fields(self):
+            mine, theirs = getattr(self, field.name), getattr(back, field.name)
+            if mine != theirs:
+                raise ValueError(
+                    f"{field.name}={mine!r} cannot be said in a {self.family!r} config.json; "
+                    f"it would read as {theirs!r}"
+                )
+        return hf
 
     @property
     def queries_per_kv_head(self) -> int:
