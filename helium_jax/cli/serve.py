@@ -1,0 +1,171 @@
+"""`helium-jax serve`: a model behind an OpenAI-compatible server, with signals and exit codes."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.panel import Panel
+
+from helium_jax.cli.engine_options import engine_config, engine_options
+from helium_jax.cli.progress import compile_progress
+from helium_jax.config import EngineConfig
+from helium_jax.errors import RequestError
+from helium_jax.runtime import Runtime, open_runtime
+from helium_jax.server import RunningServer, ServerConfig, make_app, start_server
+from helium_jax.telemetry.logs import make_handler
+
+log = logging.getLogger(__name__)
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+@click.command()
+@click.option("--model", default="helium-tiny", show_default=True, help="Folder or built-in name.")
+@click.option("--name", help="What clients call the model.  [default: the folder's name]")
+@click.option("--alias", multiple=True, help="Further name for the model; repeatable.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
+@click.option(
+    "--api-key",
+    multiple=True,
+    envvar="HELIUM_API_KEY",
+    help="Key that lets clients in; repeatable. Also from HELIUM_API_KEY, separated by spaces.",
+)
+@click.option(
+    "--api-key-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File with one key a line.",
+)
+@click.option("--strict", is_flag=True, help="Unknown fields of a request are an error.")
+@click.option(
+    "--shutdown-timeout",
+    default=30.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Seconds that running requests get after SIGTERM.",
+)
+@click.option(
+    "--max-step-age",
+    default=10.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds without an engine step after which /health/ready fails.",
+)
+@click.option(
+    "--log-level",
+    default="warning",
+    show_default=True,
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="info logs every request.",
+)
+@engine_options
+def serve(model: str, name: str | None, alias: tuple[str, ...], **options: Any) -> int:
+    """Serve a model over HTTP, OpenAI-compatible.
+
+    The first SIGTERM or Ctrl-C lets running requests finish; a second one ends at once. Exit
+    code 0 after a clean end, 1 if requests were cut off.
+    """
+    keys = _keys(options["api_key"], options["api_key_file"])
+    config = ServerConfig(
+        host=options["host"],
+        port=options["port"],
+        api_keys=keys,
+        served_names=alias,
+        strict=options["strict"],
+        max_step_age_s=options["max_step_age"],
+        shutdown_timeout_s=options["shutdown_timeout"],
+    )
+    logger = logging.getLogger("helium_jax")
+    logger.addHandler(make_handler())
+    logger.setLevel(options["log_level"].upper())
+    console = Console(stderr=True)
+    if config.host not in LOOPBACK and not keys:
+        console.print(
+            Panel(
+                f"The server listens on {config.host} WITHOUT an API key: everybody who can reach "
+                "this address can use it. Set --api-key, or bind 127.0.0.1.",
+                title="PUBLIC AND OPEN",
+                style="bold red",
+            )
+        )
+    return asyncio.run(_serve(model, name, engine_config(options), config, console))
+
+
+async def _serve(
+    model: str, name: str | None, engine: EngineConfig, config: ServerConfig, console: Console
+) -> int:
+    """Until the port is open nothing was promised, so a signal ends the process as usual."""
+    async with contextlib.AsyncExitStack() as stack:
+        with compile_progress(console) as progress:
+            runtime = await stack.enter_async_context(
+                open_runtime(model, engine, name=name, progress=progress)
+            )
+        server = await start_server(make_app(runtime, config), config)
+        _announce(runtime, server, config, console)
+        return await _until_signal(server, config, console)
+
+
+async def _until_signal(server: RunningServer, config: ServerConfig, console: Console) -> int:
+    """Waits for the first signal, then drains; returns the exit code."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: int) -> None:
+        if stop.is_set():
+            console.print("ending at once")
+            sys.stdout.flush()
+            os._exit(128 + number)  # the user's second word: nothing may delay it
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    await stop.wait()
+    console.print(
+        f"shutting down: running requests have {config.shutdown_timeout_s:g} s; "
+        "a second signal ends at once"
+    )
+    is_clean = await server.drain(config.shutdown_timeout_s)
+    await server.close()
+    if not is_clean:
+        console.print("[red]requests were cut off[/red]")
+    return 0 if is_clean else 1
+
+
+def _announce(
+    runtime: Runtime, server: RunningServer, config: ServerConfig, console: Console
+) -> None:
+    info = runtime.generator.info
+    (first, *_) = runtime.generator.statistics()
+    cache = first.cache
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    url = f"http://{host}:{server.port}"
+    console.print(
+        f"[bold]{info.name}[/bold] on {url}/v1  (context {info.max_model_len} tokens, "
+        f"KV {cache.num_pages * cache.page_size} tokens in {cache.num_pages} pages)",
+        highlight=False,
+    )
+    key = " -H 'Authorization: Bearer <key>'" if config.api_keys else ""
+    body = f'{{"model": "{info.name}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+    console.print(
+        f"try: curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{body}'",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _keys(given: tuple[str, ...], file: Path | None) -> tuple[str, ...]:
+    keys = [*given]
+    if file is not None:
+        keys += [line.strip() for line in file.read_text().splitlines() if line.strip()]
+        if not keys:
+            raise RequestError(f"--api-key-file {file} has no key in it")
+    if not all(keys):
+        raise RequestError("an --api-key is empty, which would let everybody in")
+    return tuple(dict.fromkeys(keys))

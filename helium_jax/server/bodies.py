@@ -1,0 +1,172 @@
+"""The request bodies as types: what parses them also writes /openapi.json.
+
+Every optional field may be null, which means its default. Which fields of other servers we know
+but do not carry out is in `FOREIGN_*`: accepted while they hold a value that asks for nothing.
+"""
+
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+Fraction = Annotated[float, Meta(gt=0, le=1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
+Name = Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class StreamOptions(Struct, kw_only=True, frozen=True):
+    """`include_usage`: one more chunk with the usage at the end."""
+
+    include_usage: bool | None = None
+
+
+class SamplingFields(Struct, kw_only=True, frozen=True):
+    """What chat and completions requests have in common.
+
+    OpenAI's fields, then those of vLLM and SGLang. `seed` is taken modulo 2**63; with `n` > 1
+    answer j uses seed + j. `priority`: lower is sooner. `cache_salt`: KV is shared only with
+    requests of the same key and salt.
+    """
+
+    model: Name
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Count | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Fraction | None = None
+    stop: str | list[str] | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    max_tokens: Count | None = None
+    user: str | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
+    min_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    ignore_eos: bool | None = None
+    stop_token_ids: list[TokenId] | None = None
+    priority: Int32 | None = None
+    cache_salt: Annotated[str, Meta(min_length=1)] | None = None
+
+
+class ContentPart(Struct, kw_only=True, frozen=True):
+    """A part of a message; only parts of type "text" are for this server's models."""
+
+    type: str
+    text: str | None = None
+
+
+class Message(Struct, kw_only=True, frozen=True):
+    """A chat message; the role "developer" is rendered as "system", text parts are joined by
+    line breaks."""
+
+    role: str
+    content: str | list[ContentPart] | None = None
+    name: str | None = None
+
+
+class ChatBody(SamplingFields, kw_only=True, frozen=True):
+    """POST /v1/chat/completions."""
+
+    messages: list[Message]
+    max_completion_tokens: Count | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0)] | None = None
+    metadata: dict[str, str] | None = None
+
+
+class CompletionBody(SamplingFields, kw_only=True, frozen=True):
+    """POST /v1/completions; an empty prompt is an error, whatever the tokenizer prepends."""
+
+    prompt: str | list[Any]
+    echo: bool | None = None
+    logprobs: Annotated[int, Meta(ge=0)] | None = None
+    best_of: Count | None = None
+    add_special_tokens: bool | None = None
+
+
+class TokenizeBody(Struct, kw_only=True, frozen=True):
+    """POST /tokenize: either `prompt` or `messages`."""
+
+    model: Name | None = None
+    prompt: str | None = None
+    messages: list[Message] | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool | None = None
+    return_token_strs: bool | None = None
+
+
+class DetokenizeBody(Struct, kw_only=True, frozen=True):
+    """POST /detokenize."""
+
+    tokens: list[TokenId]
+    model: Name | None = None
+
+
+# Fields of OpenAI's, vLLM's and SGLang's requests with an effect that we do not have, and the
+# values beside null under which they ask for nothing.
+FOREIGN_FIELDS: dict[str, tuple[Any, ...]] = {
+    "allowed_token_ids": ([],),
+    "bad_words": ([],),
+    "chat_template": (),
+    "custom_logit_processor": (),
+    "detokenize": (True,),
+    "documents": ([],),
+    "early_stopping": (False,),
+    "ebnf": (),
+    "grammar": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "include_stop_str_in_output": (False,),
+    "json_schema": (),
+    "kv_transfer_params": (),
+    "length_penalty": (1,),
+    "logits_processors": ([],),
+    "lora_path": (),
+    "mm_processor_kwargs": ({},),
+    "prompt_logprobs": (),
+    "regex": (),
+    "response_format": ({"type": "text"},),
+    "return_token_ids": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "structured_outputs": (),
+    "truncate_prompt_tokens": (),
+    "use_beam_search": (False,),
+}
+FOREIGN_CHAT_FIELDS: dict[str, tuple[Any, ...]] = {
+    **FOREIGN_FIELDS,
+    "add_generation_prompt": (True,),
+    "add_special_tokens": (False,),
+    "audio": (),
+    "chat_template_kwargs": ({},),
+    "continue_final_message": (False,),
+    "echo": (False,),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "modalities": (["text"],),
+    "prediction": (),
+    "reasoning_effort": (),
+    "store": (False,),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "verbosity": (),
+    "web_search_options": (),
+}
+FOREIGN_COMPLETION_FIELDS: dict[str, tuple[Any, ...]] = {**FOREIGN_FIELDS, "suffix": ("",)}
+# Of a message: each would change the rendered prompt.
+FOREIGN_MESSAGE_FIELDS: dict[str, tuple[Any, ...]] = {
+    "audio": (),
+    "function_call": (),
+    "reasoning_content": (),
+    "refusal": (),
+    "tool_call_id": (),
+    "tool_calls": ([],),
+}

@@ -1,0 +1,93 @@
+"""Health, metrics and version: what an operator or a load balancer asks."""
+
+from collections.abc import Iterable
+
+from aiohttp import web
+
+from helium_jax.errors import HeliumError
+from helium_jax.server.config import ServerConfig
+from helium_jax.server.state import CONFIG, METRICS, RUNTIME, STATE, ServerState
+from helium_jax.telemetry.metrics import CONTENT_TYPE, Reading
+from helium_jax.types import EngineStatistics, Generator
+
+
+async def get_live(request: web.Request) -> web.Response:
+    """200 while the event loop turns; says nothing of the engine."""
+    return web.json_response({"status": "ok"})
+
+
+async def get_ready(request: web.Request) -> web.Response:
+    """200 only if the engine's loop advances and new work is let in, else 503 with the reason."""
+    config, state = request.app[CONFIG], request.app[STATE]
+    reason = why_not_ready(request.app[RUNTIME].generator, config, state)
+    if reason is None:
+        return web.json_response({"status": "ready"})
+    return web.json_response(
+        {"status": "not_ready", "reason": reason}, status=503, headers={"Retry-After": "1"}
+    )
+
+
+async def get_metrics(request: web.Request) -> web.Response:
+    """Prometheus' text format."""
+    return web.Response(body=request.app[METRICS].expose(), headers={"Content-Type": CONTENT_TYPE})
+
+
+def why_not_ready(generator: Generator, config: ServerConfig, state: ServerState) -> str | None:
+    """The reason why no work should come here now, None when all is well."""
+    if state.is_draining:
+        return "shutting_down"
+    try:
+        statistics = generator.statistics()
+    except HeliumError as error:
+        return error.code
+    if not statistics:
+        return "no_engine"
+    oldest = max(worker.last_step_age_seconds for worker in statistics)
+    return "engine_stalled" if oldest > config.max_step_age_s else None
+
+
+def read_engines(statistics: Iterable[EngineStatistics]) -> list[Reading]:
+    """The engines' own counters as metrics, one series per worker."""
+    return [
+        reading for worker, one in enumerate(statistics) for reading in _read_one(one, str(worker))
+    ]
+
+
+def _read_one(one: EngineStatistics, worker: str) -> list[Reading]:
+    cache = one.cache
+    used = cache.num_used / cache.num_pages if cache.num_pages else 0.0
+    gauges = (
+        ("num_requests_running", "Sequences that hold pages", one.num_running),
+        ("num_requests_waiting", "Requests not yet admitted", one.num_waiting),
+        ("kv_cache_usage_perc", "Share of KV pages in use, from 0 to 1", used),
+        ("kv_pages_cached", "Pages with reusable blocks that nobody reads", cache.num_cached),
+        ("kv_pages_pinned", "Pages that eviction may not take", cache.num_pinned),
+        ("last_step_age_seconds", "Since the loop last went round", one.last_step_age_seconds),
+    )
+    counters = (
+        ("prefix_cache_queries_total", "Prompt tokens looked up", cache.queried_tokens),
+        ("prefix_cache_hits_total", "Prompt tokens found", cache.hit_tokens),
+        ("kv_pages_evicted_total", "Pages that lost a reusable block", cache.evicted_pages),
+        (
+            "evicted_then_needed_tokens_total",
+            "Tokens computed again after eviction",
+            cache.evicted_then_needed_tokens,
+        ),
+        ("num_preemptions_total", "Sequences sent back for lack of pages", one.num_preemptions),
+        ("steps_total", "Steps finished", one.num_steps),
+        ("prefill_tokens_total", "Prompt tokens computed", one.num_prefill_tokens),
+        ("decode_tokens_total", "Tokens generated", one.num_decode_tokens),
+        ("padded_tokens_total", "Rows computed to fill a bucket", one.num_padded_tokens),
+        (
+            "recompiles_after_warmup_total",
+            "Programs compiled by a request; stays 0",
+            one.num_compiles_after_warmup,
+        ),
+        ("step_host_seconds_total", "Deciding, packing, committing", one.host_seconds),
+        ("step_device_seconds_total", "Waiting for the device", one.device_seconds),
+    )
+    labels = {"worker": worker}
+    return [
+        *(Reading(name=n, kind="gauge", help=h, value=v, labels=labels) for n, h, v in gauges),
+        *(Reading(name=n, kind="counter", help=h, value=v, labels=labels) for n, h, v in counters),
+    ]

@@ -1,0 +1,303 @@
+"""POST /v1/chat/completions and /v1/completions."""
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
+from aiohttp import web
+
+from helium_jax.errors import HeliumError
+from helium_jax.server.bodies import (
+    FOREIGN_CHAT_FIELDS,
+    FOREIGN_COMPLETION_FIELDS,
+    ChatBody,
+    CompletionBody,
+    SamplingFields,
+)
+from helium_jax.server.choices import Piece, Pieces, run_sequences, sum_usage
+from helium_jax.server.errors import NotFoundError
+from helium_jax.server.formats import ChatFormat, CompletionFormat, Format, Heading
+from helium_jax.server.middleware import shutting_down
+from helium_jax.server.prompts import check_fits, check_messages, check_prompts, encode_prompts
+from helium_jax.server.reading import Findings
+from helium_jax.server.receive import finish_reading, parse_body, receive_object
+from helium_jax.server.sampling import SEED_RANGE, check_foreign, check_sampling, stop_strings
+from helium_jax.server.sse import EventStream
+from helium_jax.server.state import CONFIG, METRICS, REQUEST_ID, RUNTIME, STATE, TENANT
+from helium_jax.types import GenerateRequest, SamplingParams, Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A body that is all right, ready to run.
+
+    Attributes:
+        requests: one per answer; the n answers of a prompt follow each other.
+        answers_per_prompt: n.
+        stop: strings that end an answer.
+        streams: answer as events.
+        include_usage: a stream ends with the usage.
+        started: the event loop's time of arrival.
+    """
+
+    requests: tuple[GenerateRequest, ...]
+    answers_per_prompt: int
+    stop: tuple[str, ...]
+    streams: bool
+    include_usage: bool
+    started: float
+
+
+async def post_chat(request: web.Request) -> web.StreamResponse:
+    """Continues a conversation."""
+    with working(request):
+        started = asyncio.get_running_loop().time()
+        runtime, config = request.app[RUNTIME], request.app[CONFIG]
+        raw = await receive_object(request)
+        body, found = parse_body(ChatBody, raw)
+        check_foreign(raw, FOREIGN_CHAT_FIELDS, "", found)
+        if body is None:
+            finish_reading(found, strict=config.strict)
+            raise AssertionError("a body that cannot be read has problems")
+        info = runtime.generator.info
+        sampling = check_sampling(body, info, config.limits, found)
+        messages = check_messages(body.messages, raw["messages"], config.limits, found)
+        _check_salt(body, config.limits.salt_chars, found)
+        warnings = finish_reading(found, strict=config.strict)
+        check_model(request, body.model)
+        ids = await asyncio.to_thread(runtime.text.encode_chat, messages)
+        check_fits(len(ids), sampling.max_tokens, info.max_model_len, "messages")
+        job = _make_job(request, body, [tuple(ids)], sampling, started)
+        heading = _heading(request, "chatcmpl", warnings)
+        return await _answer(request, job, ChatFormat(heading, runtime.text))
+
+
+async def post_completions(request: web.Request) -> web.StreamResponse:
+    """Continues texts."""
+    with working(request):
+        started = asyncio.get_running_loop().time()
+        runtime, config = request.app[RUNTIME], request.app[CONFIG]
+        limits = config.limits
+        raw = await receive_object(request)
+        body, found = parse_body(CompletionBody, raw)
+        check_foreign(raw, FOREIGN_COMPLETION_FIELDS, "", found)
+        if body is None:
+            finish_reading(found, strict=config.strict)
+            raise AssertionError("a body that cannot be read has problems")
+        info = runtime.generator.info
+        sampling = check_sampling(body, info, limits, found)
+        prompts = check_prompts(body.prompt, info, limits, found)
+        _check_salt(body, limits.salt_chars, found)
+        _check_best_of(body, found)
+        if body.echo and body.logprobs is not None:
+            found.add_unsupported("logprobs", "log-probabilities of the prompt (echo)")
+        if len(prompts) * (body.n or 1) > limits.sequences:
+            found.add(
+                "n", f"{len(prompts)} prompts times n={body.n} exceeds {limits.sequences} answers"
+            )
+        warnings = finish_reading(found, strict=config.strict)
+        check_model(request, body.model)
+        encoded = await encode_prompts(
+            prompts, runtime.text, add_special_tokens=body.add_special_tokens is not False
+        )
+        for prompt, ids in zip(prompts, encoded, strict=True):
+            check_fits(len(ids), sampling.max_tokens, info.max_model_len, prompt.path)
+        echoes: tuple[str, ...] = ()
+        if body.echo:
+            echoes = tuple(
+                runtime.text.decode(ids) if prompt.text is None else prompt.text
+                for prompt, ids in zip(prompts, encoded, strict=True)
+                for _ in range(body.n or 1)
+            )
+        job = _make_job(request, body, encoded, sampling, started)
+        heading = _heading(request, "cmpl", warnings)
+        return await _answer(request, job, CompletionFormat(heading, runtime.text, echoes))
+
+
+@contextlib.contextmanager
+def working(request: web.Request) -> Iterator[None]:
+    """Counts the current task as work that a shutdown waits for.
+
+    Raises:
+        UnavailableError: the shutdown has begun; nothing new is let in.
+    """
+    state = request.app[STATE]
+    if state.is_draining:
+        raise shutting_down()
+    task = asyncio.current_task()
+    assert task is not None, "handlers run in tasks"
+    state.working.add(task)
+    try:
+        yield
+    finally:
+        state.working.discard(task)
+
+
+def model_names(request: web.Request) -> tuple[str, ...]:
+    """Names under which the model can be asked for, its own first."""
+    own = request.app[RUNTIME].generator.info.name
+    return tuple(dict.fromkeys((own, *request.app[CONFIG].served_names)))
+
+
+def check_model(request: web.Request, name: str) -> None:
+    """Refuses a model that is not served.
+
+    Raises:
+        NotFoundError: lists what is served.
+    """
+    names = model_names(request)
+    if name not in names:
+        raise NotFoundError(
+            f"the model {name!r} is not served here; there is {', '.join(names)}",
+            code="model_not_found",
+            param="model",
+        )
+
+
+def derive_salt(tenant: str, client_salt: str | None) -> str:
+    """The salt of the prefix cache: the key's, which the client's own can only narrow."""
+    if not tenant and client_salt is None:
+        return ""
+    message = b"" if client_salt is None else b"+" + client_salt.encode()
+    return hmac.new(tenant.encode(), message, hashlib.blake2s).hexdigest()
+
+
+def _check_salt(body: SamplingFields, limit: int, found: Findings) -> None:
+    if body.cache_salt is not None and len(body.cache_salt) > limit:
+        found.add("cache_salt", f"has {len(body.cache_salt)} characters; the limit is {limit}")
+
+
+def _check_best_of(body: CompletionBody, found: Findings) -> None:
+    if body.best_of is None:
+        return
+    n = body.n or 1
+    if body.best_of < n:
+        found.add("best_of", f"best_of={body.best_of} is less than {n=}")
+    elif body.best_of > n:
+        found.add_unsupported("best_of", "choosing the best of more answers than n")
+
+
+def _make_job(
+    request: web.Request,
+    body: SamplingFields,
+    prompts: Sequence[tuple[int, ...]],
+    sampling: SamplingParams,
+    started: float,
+) -> Job:
+    # The client may reuse its request id; the engine's must be unique among the unfinished.
+    unique = f"{request[REQUEST_ID]}.{uuid.uuid4().hex[:8]}"
+    n = body.n or 1
+    salt = derive_salt(request[TENANT], body.cache_salt)
+    return Job(
+        requests=tuple(
+            GenerateRequest(
+                request_id=f"{unique}.{i * n + j}",
+                token_ids=ids,
+                sampling=_of_answer(sampling, j),
+                priority=body.priority or 0,
+                cache_salt=salt,
+            )
+            for i, ids in enumerate(prompts)
+            for j in range(n)
+        ),
+        answers_per_prompt=n,
+        stop=stop_strings(body),
+        streams=bool(body.stream),
+        include_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
+        started=started,
+    )
+
+
+def _of_answer(sampling: SamplingParams, answer: int) -> SamplingParams:
+    """Answer 0 is what n = 1 gives; the others draw from seeds of their own."""
+    if sampling.seed is None or answer == 0:
+        return sampling
+    return replace(sampling, seed=(sampling.seed + answer) % SEED_RANGE)
+
+
+def _heading(request: web.Request, prefix: str, warnings: list[str]) -> Heading:
+    info = request.app[RUNTIME].generator.info
+    return Heading(
+        id=f"{prefix}-{uuid.uuid4().hex}",
+        created=int(time.time()),
+        model=info.name,
+        fingerprint=f"helium-{info.version[:16]}" if info.version else None,
+        warnings=warnings,
+    )
+
+
+async def _answer(request: web.Request, job: Job, form: Format) -> web.StreamResponse:
+    runtime, metrics = request.app[RUNTIME], request.app[METRICS]
+    running = run_sequences(
+        runtime.generator,
+        runtime.text,
+        job.requests,
+        stop=job.stop,
+        metrics=metrics,
+        started=job.started,
+    )
+    try:
+        async with running as pieces:
+            if job.streams:
+                return await _stream(request, job, form, pieces)
+            collected = [piece async for piece in _all_pieces(pieces)]
+    except asyncio.CancelledError:
+        metrics.count("requests_cancelled_total")
+        raise
+    usage = sum_usage(_usages(collected), job.answers_per_prompt)
+    metrics.count("prompt_tokens_total", usage.prompt_tokens)
+    reply = form.whole(collected, usage)
+    return web.Response(body=msgspec.json.encode(reply), content_type="application/json")
+
+
+async def _all_pieces(pieces: Pieces) -> AsyncIterator[Piece]:
+    while not pieces.is_finished:
+        piece = await pieces.next()
+        assert piece is not None, "without a time-out there is always a piece"
+        yield piece
+
+
+def _usages(pieces: Sequence[Piece]) -> list[Usage]:
+    """Of each sequence, in the order of their indices."""
+    last = {piece.index: piece.usage for piece in pieces if piece.usage is not None}
+    return [last[index] for index in sorted(last)]
+
+
+async def _stream(
+    request: web.Request, job: Job, form: Format, pieces: Pieces
+) -> web.StreamResponse:
+    config = request.app[CONFIG]
+    stream = EventStream(request, request[REQUEST_ID], config)
+    last: list[Piece] = []
+    try:
+        while not pieces.is_finished:
+            piece = await pieces.next(config.ping_interval_s)
+            if piece is None:
+                await stream.ping()
+                continue
+            if piece.finish_reason is not None:
+                last.append(piece)
+            for chunk in form.chunks(piece, with_null_usage=job.include_usage):
+                await stream.send(chunk)
+        usage = sum_usage(_usages(last), job.answers_per_prompt)
+        request.app[METRICS].count("prompt_tokens_total", usage.prompt_tokens)
+        if job.include_usage:
+            await stream.send(form.usage_chunk(usage))
+        await stream.finish()
+    except HeliumError as error:
+        if not stream.has_begun:
+            raise
+        await stream.fail(error)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if not (request.app[STATE].is_aborting and stream.has_begun) or task is None:
+            raise
+        task.uncancel()
+        await stream.fail(shutting_down())
+    return stream.response

@@ -1,0 +1,97 @@
+"""/openapi.json, written from the types that parse the bodies."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from helium_jax.server.replies import ErrorReply
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One route as the description has it.
+
+    Attributes:
+        method: "get" or "post".
+        path: aiohttp's pattern, whose `{name}` are OpenAPI's too.
+        summary: one line.
+        body: type of the JSON body, if it takes one.
+        reply: type of the 200 answer; None when it is no JSON of ours.
+        streams: the answer may also be text/event-stream of this type.
+        is_open: needs no key.
+    """
+
+    method: str
+    path: str
+    summary: str
+    body: type[msgspec.Struct] | None = None
+    reply: type[msgspec.Struct] | None = None
+    streams: type[msgspec.Struct] | None = None
+    is_open: bool = False
+
+
+def describe(operations: Sequence[Operation], *, version: str) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of `operations`."""
+    types: dict[type[msgspec.Struct], None] = {ErrorReply: None}
+    for operation in operations:
+        for kind in (operation.body, operation.reply, operation.streams):
+            if kind is not None:
+                types[kind] = None
+    schemas, components = msgspec.json.schema_components(
+        list(types), ref_template="#/components/schemas/{name}"
+    )
+    refs = dict(zip(types, schemas, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in operations:
+        path = operation.path.replace(":.+}", "}")
+        paths.setdefault(path, {})[operation.method] = _describe_one(operation, path, refs)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "helium-jax", "version": version},
+        "security": [{"bearer": []}, {"apiKey": []}],
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
+        },
+    }
+
+
+def _describe_one(
+    operation: Operation, path: str, refs: dict[type[msgspec.Struct], dict[str, Any]]
+) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    if operation.reply is not None:
+        content["application/json"] = {"schema": refs[operation.reply]}
+    if operation.streams is not None:
+        content["text/event-stream"] = {"schema": refs[operation.streams]}
+    answer: dict[str, Any] = {"description": "done"}
+    if content:
+        answer["content"] = content
+    error = {
+        "description": "an error",
+        "content": {"application/json": {"schema": refs[ErrorReply]}},
+    }
+    described: dict[str, Any] = {
+        "summary": operation.summary,
+        "operationId": f"{operation.method}{path}".translate(str.maketrans("/{}", "___")),
+        "responses": {"200": answer, "default": error},
+    }
+    if operation.is_open:
+        described["security"] = []
+    if "{" in path:
+        name = path[path.index("{") + 1 : path.index("}")]
+        described["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        ]
+    if operation.body is not None:
+        described["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": refs[operation.body]}},
+        }
+    return described

@@ -1,0 +1,184 @@
+"""From a body's prompt or messages to token ids, with every fault named."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from helium_jax.errors import RequestError
+from helium_jax.server.bodies import FOREIGN_MESSAGE_FIELDS, ContentPart, Message
+from helium_jax.server.config import Limits
+from helium_jax.server.reading import Findings
+from helium_jax.server.sampling import check_foreign
+from helium_jax.text import TextModel
+from helium_jax.types import ModelInfo
+
+# "developer" is OpenAI's newer name for "system"; templates know the older one.
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One prompt of a request.
+
+    Attributes:
+        path: where in the body it stands.
+        text: as sent; None when it came as token ids.
+        token_ids: as sent; None when it came as text.
+    """
+
+    path: str
+    text: str | None = None
+    token_ids: tuple[int, ...] | None = None
+
+
+def check_messages(
+    messages: Sequence[Message], raw: Sequence[Any], limits: Limits, found: Findings
+) -> list[dict[str, str]]:
+    """The messages as the chat template takes them; `raw` is what they were read from."""
+    if not messages:
+        found.add("messages", "is empty; send at least one message")
+    elif len(messages) > limits.messages:
+        found.add("messages", f"has {len(messages)} entries; the limit is {limits.messages}")
+        return []
+    rendered: list[dict[str, str]] = []
+    num_chars = 0
+    for i, message in enumerate(messages):
+        path = f"messages[{i}]"
+        check_foreign(raw[i], FOREIGN_MESSAGE_FIELDS, path, found)
+        role = ROLES.get(message.role)
+        if message.role in ("tool", "function"):
+            found.add_unsupported(f"{path}.role", f"the role {message.role!r}")
+        elif role is None:
+            found.add(f"{path}.role", f"{message.role[:32]!r} is not one of {[*ROLES]}")
+        content = _content(message.content, f"{path}.content", found)
+        num_chars += len(content)
+        entry = {"role": role or "user", "content": content}
+        rendered.append(entry if message.name is None else {**entry, "name": message.name})
+    if num_chars > limits.prompt_chars:
+        found.add("messages", f"have {num_chars} characters; the limit is {limits.prompt_chars}")
+    return rendered
+
+
+def _content(content: str | list[ContentPart] | None, path: str, found: Findings) -> str:
+    if content is None:
+        found.add(path, "is null; send a text")
+        return ""
+    if isinstance(content, str):
+        return content
+    if not content:
+        found.add(path, "has no parts; send a text")
+    texts: list[str] = []
+    for i, part in enumerate(content):
+        if part.type != "text":
+            found.add(
+                f"{path}[{i}].type",
+                f"parts of type {part.type[:32]!r} are not for a text model; send text",
+                "unsupported_content",
+            )
+        elif part.text is None:
+            found.add(f"{path}[{i}].text", "is required")
+        else:
+            texts.append(part.text)
+    return "\n".join(texts)
+
+
+def check_prompts(
+    prompt: str | list[Any], info: ModelInfo, limits: Limits, found: Findings
+) -> list[Prompt]:
+    """The four forms of a completions prompt: text, texts, token ids, lists of token ids.
+
+    Empty prompts are errors in every form.
+    """
+    if isinstance(prompt, str):
+        return _texts([prompt], ["prompt"], limits, found)
+    if not prompt:
+        found.add("prompt", "is empty; send a text or token ids")
+        return []
+    if isinstance(prompt[0], str):
+        paths = [f"prompt[{i}]" for i in range(len(prompt))]
+        if _too_many(prompt, limits, found):
+            return []
+        return _texts(prompt, paths, limits, found)
+    if isinstance(prompt[0], list):
+        if _too_many(prompt, limits, found):
+            return []
+        return [_ids(ids, f"prompt[{i}]", info, found) for i, ids in enumerate(prompt)]
+    return [_ids(prompt, "prompt", info, found)]
+
+
+def _too_many(prompts: list[Any], limits: Limits, found: Findings) -> bool:
+    if len(prompts) <= limits.prompts:
+        return False
+    found.add("prompt", f"has {len(prompts)} prompts; the limit is {limits.prompts}")
+    return True
+
+
+def _texts(texts: list[Any], paths: list[str], limits: Limits, found: Findings) -> list[Prompt]:
+    prompts = []
+    num_chars = 0
+    for text, path in zip(texts, paths, strict=True):
+        if not isinstance(text, str):
+            found.add(path, "is not a text, but the first prompt is; do not mix forms")
+            continue
+        if not text:
+            found.add(path, "is empty; send a text or token ids")
+        num_chars += len(text)
+        prompts.append(Prompt(path=path, text=text))
+    if num_chars > limits.prompt_chars:
+        found.add("prompt", f"has {num_chars} characters; the limit is {limits.prompt_chars}")
+    return prompts
+
+
+def _ids(ids: Any, path: str, info: ModelInfo, found: Findings) -> Prompt:
+    """Ids are checked here because a gather on the device would clamp wrong ones silently."""
+    if not isinstance(ids, list):
+        found.add(path, "is not a list of token ids, but the first prompt is; do not mix forms")
+        return Prompt(path=path)
+    if not ids:
+        found.add(path, "is empty; send a text or token ids")
+    check_ids(ids, path, info, found)
+    return Prompt(path=path, token_ids=tuple(ids))
+
+
+def check_ids(ids: Sequence[Any], path: str, info: ModelInfo, found: Findings) -> None:
+    """Names the first id that is no token of the model, and how many more there are."""
+    bad = [i for i, one in enumerate(ids) if type(one) is not int or not 0 <= one < info.vocab_size]
+    if bad:
+        more = f"; so are {len(bad) - 1} more" if len(bad) > 1 else ""
+        found.add(f"{path}[{bad[0]}]", f"is not a token id from 0 to {info.vocab_size - 1}{more}")
+
+
+async def encode_prompts(
+    prompts: Sequence[Prompt], text: TextModel, *, add_special_tokens: bool
+) -> list[tuple[int, ...]]:
+    """Token ids of every prompt; texts are encoded off the event loop, all in one go."""
+
+    def encode() -> list[tuple[int, ...]]:
+        return [
+            prompt.token_ids
+            if prompt.token_ids is not None
+            else tuple(text.encode(prompt.text or "", add_special_tokens=add_special_tokens))
+            for prompt in prompts
+        ]
+
+    if all(prompt.token_ids is not None for prompt in prompts):
+        return encode()
+    return await asyncio.to_thread(encode)
+
+
+def check_fits(num_tokens: int, max_tokens: int | None, max_model_len: int, path: str) -> None:
+    """Refuses what the context cannot hold, before the engine sees any part of the request.
+
+    Raises:
+        RequestError: with both numbers.
+    """
+    if num_tokens + (max_tokens or 1) <= max_model_len:
+        return
+    wanted = "" if max_tokens is None else f" and max_tokens={max_tokens}"
+    raise RequestError(
+        f"a prompt of {num_tokens} tokens{wanted} exceeds the context of {max_model_len} "
+        "tokens; shorten the prompt or lower max_tokens",
+        code="context_length_exceeded",
+        param=path,
+    )

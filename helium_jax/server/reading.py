@@ -1,0 +1,97 @@
+"""From decoded JSON to a typed body, naming every fault on the way instead of only the first."""
+
+import re
+import types
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+import msgspec
+
+from helium_jax.errors import Problem
+
+T = TypeVar("T", bound=msgspec.Struct)
+_AT = re.compile(r" - at `(key in )?\$(?P<rest>.*)`$")
+
+
+class Findings:
+    """What reading one body has found.
+
+    Attributes:
+        problems: faults, in the order of the fields.
+        unknown: paths of fields that no type declares.
+    """
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self.unknown: list[str] = []
+
+    def add(self, path: str, message: str, code: str = "invalid_request") -> None:
+        """Adds a fault."""
+        self.problems.append(Problem(path=path, message=message, code=code))
+
+    def add_unsupported(self, path: str, what: str) -> None:
+        """Adds a field that would have an effect that this server does not have."""
+        self.add(path, f"{what} is not supported by this server", "unsupported_parameter")
+
+
+def read_struct(kind: type[T], raw: dict[str, Any], path: str, found: Findings) -> T | None:
+    """Reads an object field by field.
+
+    Returns None when `found` has gained a problem. `path` is "" for the body itself.
+    """
+    before = len(found.problems)
+    values: dict[str, Any] = {}
+    fields = msgspec.structs.fields(kind)
+    for declared in fields:
+        name = declared.encode_name
+        where = f"{path}.{name}" if path else name
+        if name in raw:
+            values[declared.name] = _read(declared.type, raw[name], where, found)
+        elif declared.required:
+            found.add(where, "is required")
+    names = {declared.encode_name for declared in fields}
+    for name in raw:
+        if name not in names:
+            shown = name if len(name) <= 64 else name[:64] + "…"
+            found.unknown.append(f"{path}.{shown}" if path else shown)
+    if len(found.problems) > before:
+        return None
+    return kind(**values)
+
+
+def _read(kind: Any, raw: Any, path: str, found: Findings) -> Any:
+    """Reads one value; lists and objects of structs are entered, all else is msgspec's."""
+    for option in _options(kind):
+        if isinstance(raw, dict) and _is_struct(option):
+            return read_struct(option, raw, path, found)
+        if isinstance(raw, list) and get_origin(option) is list:
+            (item_kind,) = get_args(option)
+            if any(map(_is_struct, _options(item_kind))):
+                return [_read(item_kind, item, f"{path}[{i}]", found) for i, item in enumerate(raw)]
+    try:
+        return msgspec.convert(raw, kind, strict=True)
+    except msgspec.ValidationError as error:
+        message = str(error)
+        place = _AT.search(message)
+        if place is not None:
+            message = message[: place.start()]
+            path += place["rest"]
+        found.add(path, message.replace("`", "") + _shown(raw, place is None))
+        return None
+
+
+def _options(kind: Any) -> tuple[Any, ...]:
+    if get_origin(kind) in (Union, types.UnionType):
+        return get_args(kind)
+    return (kind,)
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def _shown(raw: Any, is_whole: bool) -> str:
+    """The offending value for the message, if it is short and harmless."""
+    if is_whole and isinstance(raw, (int, float)) and not isinstance(raw, bool):
+        text = str(raw)
+        return f", got {text}" if len(text) <= 32 else ", got a number too long to show"
+    return ""

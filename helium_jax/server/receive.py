@@ -1,0 +1,76 @@
+"""From a request's bytes to a JSON object: type, size, time and syntax are checked here."""
+
+import asyncio
+from typing import Any, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from helium_jax.errors import RequestError
+from helium_jax.server.errors import (
+    BodyError,
+    BodyTimeoutError,
+    MediaTypeError,
+    TooLargeError,
+)
+from helium_jax.server.reading import Findings, read_struct
+from helium_jax.server.state import CONFIG
+from helium_jax.server.strict_json import parse_json
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+async def receive_object(request: web.Request) -> dict[str, Any]:
+    """Reads the body and decodes it.
+
+    A missing Content-Type is fine if the body parses. `text/plain` is refused: a browser sends
+    it across origins without asking.
+
+    Raises:
+        MediaTypeError, TooLargeError, BodyTimeoutError, InvalidJsonError, RequestError.
+    """
+    config = request.app[CONFIG]
+    kind = request.headers.get("Content-Type")
+    if kind is not None:
+        essence = kind.partition(";")[0].strip().lower()
+        if essence != "application/json" and not essence.endswith("+json"):
+            raise MediaTypeError("the Content-Type must be application/json")
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise MediaTypeError("the Content-Encoding must be identity: send the body as it is")
+    limit = config.limits.body_bytes
+    if (request.content_length or 0) > limit:
+        raise TooLargeError(f"the body is over this server's limit of {limit} bytes")
+    try:
+        async with asyncio.timeout(config.body_timeout_s):
+            data = await request.read()
+    except TimeoutError:
+        request.protocol.close()  # the rest of the body may still come: this connection is done
+        raise BodyTimeoutError(
+            f"the body did not arrive within {config.body_timeout_s:g} s"
+        ) from None
+    value = parse_json(data, max_depth=config.limits.json_depth)
+    if not isinstance(value, dict):
+        raise RequestError('the body must be a JSON object, such as {"model": ...}')
+    return value
+
+
+def finish_reading(found: Findings, *, strict: bool) -> list[str]:
+    """Ends the checks of a body.
+
+    Returns: warnings for the answer, one per unknown field.
+
+    Raises:
+        BodyError: there are problems; with `strict`, unknown fields are problems too.
+    """
+    if strict:
+        for path in found.unknown:
+            found.add(path, "is not a field of this endpoint", "unknown_parameter")
+    if found.problems:
+        raise BodyError(found.problems)
+    return [f"{path}: unknown field, ignored" for path in found.unknown]
+
+
+def parse_body(kind: type[T], raw: dict[str, Any]) -> tuple[T | None, Findings]:
+    """Reads the typed fields; the caller adds its own checks before `finish_reading`."""
+    found = Findings()
+    return read_struct(kind, raw, "", found), found

@@ -1,0 +1,135 @@
+"""A server on a real socket in front of a fake generator, and a plain HTTP client for it."""
+
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import pytest
+
+from helium_jax.server import RunningServer, ServerConfig, make_app, start_server
+from helium_jax.testing import FakeGenerator
+from helium_jax.text import TextModel, load_text
+from helium_jax.types import Generator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StubRuntime:
+    """What the server asks of a runtime."""
+
+    generator: Generator
+    text: TextModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A whole HTTP answer."""
+
+    status: int
+    headers: Any
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The error envelope, checked for its shape."""
+        assert self.headers["Content-Type"].startswith("application/json"), self.body
+        assert self.headers["x-request-id"]
+        inner = self.json()["error"]
+        assert isinstance(inner["message"], str)
+        assert isinstance(inner["type"], str)
+        assert isinstance(inner["code"], str)
+        assert inner["param"] is None or isinstance(inner["param"], str)
+        return inner
+
+    def events(self) -> list[Any]:
+        """The data of each server-sent event, "[DONE]" as it is."""
+        blocks = self.body.decode("utf-8").split("\n\n")
+        assert blocks.pop() == "", "the last event ends with an empty line"
+        lines = [block for block in blocks if not block.startswith(":")]
+        assert all(line.startswith("data: ") for line in lines), lines
+        data = [line.removeprefix("data: ") for line in lines]
+        return [one if one == "[DONE]" else json.loads(one) for one in data]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A running server and how to talk to it."""
+
+    server: RunningServer
+    generator: Any
+    text: TextModel
+    session: aiohttp.ClientSession
+    config: ServerConfig
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.port}"
+
+    async def ask(self, method: str, path: str, **kwargs: Any) -> Answer:
+        async with self.session.request(method, self.url + path, **kwargs) as response:
+            return Answer(
+                status=response.status, headers=response.headers, body=await response.read()
+            )
+
+    async def get(self, path: str, **kwargs: Any) -> Answer:
+        return await self.ask("GET", path, **kwargs)
+
+    async def post(self, path: str, body: Any, **kwargs: Any) -> Answer:
+        """Posts JSON; bytes are sent as they are."""
+        if isinstance(body, bytes):
+            headers = {"Content-Type": "application/json", **kwargs.pop("headers", {})}
+            return await self.ask("POST", path, data=body, headers=headers, **kwargs)
+        return await self.ask("POST", path, json=body, **kwargs)
+
+    async def chat(self, **fields: Any) -> Answer:
+        return await self.post("/v1/chat/completions", {**CHAT, **fields})
+
+    async def complete(self, **fields: Any) -> Answer:
+        return await self.post("/v1/completions", {**COMPLETION, **fields})
+
+
+CHAT = {
+    "model": "fake",
+    "messages": [{"role": "user", "content": "Who are you?"}],
+    "temperature": 0,
+    "max_tokens": 8,
+}
+COMPLETION = {"model": "fake", "prompt": "Once upon", "temperature": 0, "max_tokens": 8}
+
+Serve = Callable[..., contextlib.AbstractAsyncContextManager[Served]]
+
+
+@pytest.fixture(scope="session")
+def text() -> TextModel:
+    return load_text("x")
+
+
+@pytest.fixture
+def serve(text) -> Serve:
+    """Starts servers: `async with serve(generator, strict=True) as served`."""
+
+    @contextlib.asynccontextmanager
+    async def start(generator: Any = None, **config: Any) -> AsyncIterator[Served]:
+        if generator is None:
+            generator = FakeGenerator()
+        server_config = ServerConfig(**{"port": 0, **config})
+        app = make_app(StubRuntime(generator=generator, text=text), server_config)
+        server = await start_server(app, server_config)
+        try:
+            async with aiohttp.ClientSession() as session:
+                yield Served(
+                    server=server,
+                    generator=generator,
+                    text=text,
+                    session=session,
+                    config=server_config,
+                )
+        finally:
+            await server.close()
+
+    return start
