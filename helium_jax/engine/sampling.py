@@ -7,12 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32
 
-from helium_jax.engine.sampling_filters import (
-    Thresholds,
-    find_thresholds,
-    keep_weights,
-    scale_weights,
-)
+from helium_jax.engine.sampling_filters import find_thresholds, scale_weights
 from helium_jax.engine.sampling_penalties import add_bias, apply_penalties, hold_back_stop_ids
 from helium_jax.engine.sampling_rows import SamplingRows, Variant
 from helium_jax.engine.sampling_state import SamplingState
@@ -30,9 +25,9 @@ class Sampled:
     """What sampling gives back.
 
     Attributes:
-        token_ids: the chosen tokens, always in [0, V).
-        ok: False where the logits hold NaN or +inf, or where nothing is possible; the token is
-            then meaningless.
+        token_ids: the chosen tokens; 0 where not `ok`.
+        ok: False where the logits hold NaN or +inf, or where no token is possible: that sequence
+            must fail.
         logprobs: natural log of the chosen token's probability under the unmodified logits;
             0 in rows that did not ask, when the whole batch did not.
         top_ids: the MAX_TOP most likely tokens, equals by id; likewise.
@@ -110,43 +105,43 @@ def _sample_random(
 def _sample_full(
     logits: Float32[Array, "S V"], rows: SamplingRows, state: SamplingState
 ) -> Sampled:
-    changed = logits
-    changed = jax.lax.cond(
-        jnp.any(rows.num_bias > 0),
-        lambda: add_bias(changed, rows, state.bias_ids[rows.slot], state.bias_values[rows.slot]),
-        lambda: changed,
-    )
-    changed = jax.lax.cond(
-        jnp.any(_has_penalties(rows)),
-        lambda: apply_penalties(changed, rows, state.tokens[rows.slot]),
-        lambda: changed,
-    )
-    changed = jax.lax.cond(
-        jnp.any(rows.num_generated < rows.min_tokens),
-        lambda: hold_back_stop_ids(changed, rows),
-        lambda: changed,
-    )
+    has_bias, has_penalties = rows.num_bias > 0, _has_penalties(rows)
+    is_short = rows.num_generated < rows.min_tokens
+
+    def change() -> Float32[Array, "S V"]:
+        changed = jax.lax.cond(
+            jnp.any(has_bias),
+            lambda: add_bias(logits, rows, state.bias_ids[rows.slot], state.bias_values[rows.slot]),
+            lambda: logits,
+        )
+        changed = jax.lax.cond(
+            jnp.any(has_penalties),
+            lambda: apply_penalties(changed, rows, state.tokens[rows.slot]),
+            lambda: changed,
+        )
+        return hold_back_stop_ids(changed, rows)
+
+    # One branch around all three, because a branch that changes nothing still costs a copy.
+    changed = jax.lax.cond(jnp.any(has_bias | has_penalties | is_short), change, lambda: logits)
     blocks = _to_blocks(changed)
     maximum, greedy_ids = _argmax(blocks)
 
     def draw_random() -> Int32[Array, "S"]:
         limits = find_thresholds(blocks, maximum, rows)
-        wide = Thresholds(
-            logit_bits=limits.logit_bits[:, None, None],
-            weight_bits=limits.weight_bits[:, None, None],
-            weight=limits.weight[:, None, None],
-        )
 
         def weigh(values: Float32[Array, "S n w"]) -> Float32[Array, "S n w"]:
             weights = scale_weights(values, maximum[:, None, None], rows.temperature[:, None, None])
-            return keep_weights(values, weights, wide)
+            is_kept = (values >= limits.logit[:, None, None]) & (
+                weights >= limits.weight[:, None, None]
+            )
+            return jnp.where(is_kept, weights, 0.0)
 
         return _draw(blocks, weigh, draw_uniform(rows))
 
     is_random = rows.temperature > 0.0
     random_ids = jax.lax.cond(jnp.any(is_random), draw_random, lambda: greedy_ids)
-    token_ids = jnp.where(is_random, random_ids, greedy_ids)
     ok = _is_usable(logits, maximum)
+    token_ids = jnp.where(ok, jnp.where(is_random, random_ids, greedy_ids), 0)
     return jax.lax.cond(
         jnp.any(rows.wants_logprob),
         lambda: _with_logprobs(logits, rows, token_ids, ok),
@@ -229,7 +224,7 @@ def _is_usable(logits: Float32[Array, "S V"], maximum: Float32[Array, "S"]) -> B
 def _without_logprobs(token_ids: Int32[Array, "S"], ok: Bool[Array, "S"]) -> Sampled:
     num_rows = token_ids.shape[0]
     return Sampled(
-        token_ids=token_ids,
+        token_ids=jnp.where(ok, token_ids, 0),
         ok=ok,
         logprobs=jnp.zeros(num_rows, jnp.float32),
         top_ids=jnp.zeros((num_rows, MAX_TOP), jnp.int32),

@@ -21,24 +21,15 @@ SMALL_K = 64
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
-    """What a token must reach to be kept; 0 everywhere keeps all.
+    """What a token must reach to be kept; -inf and 0 keep all.
 
     Attributes:
-        logit_bits: least `order_bits` of the logit (top-k).
-        weight_bits: least bits of the weight (top-p).
-        weight: least weight (min-p).
+        logit: least logit (top-k).
+        weight: least weight (top-p, min-p).
     """
 
-    logit_bits: UInt32[Array, "S"]
-    weight_bits: UInt32[Array, "S"]
+    logit: Float32[Array, "S"]
     weight: Float32[Array, "S"]
-
-
-def order_bits(values: Float32[Array, "..."]) -> UInt32[Array, "..."]:
-    """Unsigned integers in the same order as the values, equal for 0.0 and -0.0."""
-    bits = jax.lax.bitcast_convert_type(jnp.where(values == 0.0, 0.0, values), jnp.uint32)
-    is_negative = (bits >> 31) != 0
-    return jnp.where(is_negative, ~bits, bits | jnp.uint32(0x8000_0000))
 
 
 def scale_weights(
@@ -68,67 +59,42 @@ def find_thresholds(
         rows: their parameters; greedy rows keep everything.
     """
     num_rows, num_blocks, width = blocks.shape
+    logits = blocks.reshape(num_rows, -1)  # [S, V]
     is_random = rows.temperature > 0.0
-    has_top_k = is_random & (rows.top_k > 0) & (rows.top_k < num_blocks * width)
+    has_top_k = is_random & (rows.top_k > 0) & (rows.top_k < logits.shape[1])
     has_top_p = is_random & (rows.top_p < 1.0)
     is_small = has_top_k & (rows.top_k <= SMALL_K) & (num_blocks > SMALL_K)
-    logits = blocks.reshape(num_rows, -1)  # [S, V]
+    is_large = has_top_k & ~is_small
+
+    no_candidates = jnp.zeros((num_rows, min(SMALL_K, num_blocks) * width), jnp.float32)
+    candidates = _if_any(is_small, lambda: _greatest_blocks(blocks), no_candidates)  # [S, M]
+    no_limit = jnp.full(num_rows, -jnp.inf)
+    logit = jnp.where(
+        is_small,
+        _if_any(is_small, lambda: _find_top_k(candidates, rows.top_k, is_small), no_limit),
+        _if_any(is_large, lambda: _find_top_k(logits, rows.top_k, is_large), no_limit),
+    )
 
     def weigh(values: Float32[Array, "S M"]) -> Float32[Array, "S M"]:
-        return scale_weights(values, maximum[:, None], rows.temperature[:, None])
+        weights = scale_weights(values, maximum[:, None], rows.temperature[:, None])
+        return jnp.where(values >= logit[:, None], weights, 0.0)
 
-    def small_top_k() -> tuple[Array, Array]:
-        candidates = _greatest_blocks(blocks)  # [S, M]
-        bits = _top_k_bits(candidates, rows.top_k, is_small)
-        return candidates, bits
-
-    nothing = jnp.zeros(num_rows, jnp.uint32)
-    no_candidates = jnp.zeros((num_rows, min(SMALL_K, num_blocks) * width), jnp.float32)
-    candidates, small_bits = jax.lax.cond(
-        jnp.any(is_small), small_top_k, lambda: (no_candidates, nothing)
-    )
-    is_large = has_top_k & ~is_small
-    large_bits = jax.lax.cond(
-        jnp.any(is_large), lambda: _top_k_bits(logits, rows.top_k, is_large), lambda: nothing
-    )
-    logit_bits = jnp.where(is_small, small_bits, large_bits)
-
-    def total_weight() -> Float32[Array, "S"]:
-        kept = order_bits(logits) >= logit_bits[:, None]
-        return jnp.sum(jnp.where(kept, weigh(logits), 0.0), axis=1)
-
-    total = jax.lax.cond(jnp.any(has_top_p), total_weight, lambda: jnp.ones(num_rows))
+    total = _if_any(has_top_p, lambda: jnp.sum(weigh(logits), axis=1), jnp.ones(num_rows))
     target = rows.top_p * total
-
-    def top_p_bits(values: Float32[Array, "S M"], asks: Bool[Array, "S"]) -> UInt32[Array, "S"]:
-        kept = order_bits(values) >= logit_bits[:, None]
-        return _top_p_bits(jnp.where(kept, weigh(values), 0.0), target, asks)
-
+    no_weight = jnp.zeros(num_rows, jnp.float32)
     is_small_p, is_large_p = has_top_p & is_small, has_top_p & ~is_small
-    weight_bits = jnp.where(
+    weight = jnp.where(
         is_small,
-        jax.lax.cond(
-            jnp.any(is_small_p), lambda: top_p_bits(candidates, is_small_p), lambda: nothing
-        ),
-        jax.lax.cond(jnp.any(is_large_p), lambda: top_p_bits(logits, is_large_p), lambda: nothing),
+        _if_any(is_small_p, lambda: _find_top_p(weigh(candidates), target, is_small_p), no_weight),
+        _if_any(is_large_p, lambda: _find_top_p(weigh(logits), target, is_large_p), no_weight),
     )
     return Thresholds(
-        logit_bits=logit_bits,
-        weight_bits=weight_bits,
-        weight=jnp.where(is_random, rows.min_p, 0.0),
+        logit=logit, weight=jnp.maximum(weight, jnp.where(is_random, rows.min_p, 0.0))
     )
 
 
-def keep_weights(
-    logits: Float32[Array, "..."], weights: Float32[Array, "..."], thresholds: Thresholds
-) -> Float32[Array, "..."]:
-    """The weights, 0 below a threshold; thresholds must broadcast."""
-    kept = (
-        (order_bits(logits) >= thresholds.logit_bits)
-        & (jax.lax.bitcast_convert_type(weights, jnp.uint32) >= thresholds.weight_bits)
-        & (weights >= thresholds.weight)
-    )
-    return jnp.where(kept, weights, 0.0)
+def _if_any(asks: Bool[Array, "S"], compute: Callable[[], Array], otherwise: Array) -> Array:
+    return jax.lax.cond(jnp.any(asks), compute, lambda: otherwise)
 
 
 def _greatest_blocks(blocks: Float32[Array, "S blocks width"]) -> Float32[Array, "S M"]:
@@ -138,62 +104,73 @@ def _greatest_blocks(blocks: Float32[Array, "S blocks width"]) -> Float32[Array,
     return jnp.take_along_axis(blocks, chosen[:, :, None], axis=1).reshape(blocks.shape[0], -1)
 
 
-def _top_k_bits(
+def _find_top_k(
     values: Float32[Array, "S M"], top_k: Int32[Array, "S"], asks: Bool[Array, "S"]
-) -> UInt32[Array, "S"]:
-    """Bits t that exactly the tokens with at least the k-th greatest value reach."""
-    bits = order_bits(values)
+) -> Float32[Array, "S"]:
+    """A value that exactly the tokens with at least the k-th greatest value reach."""
 
-    def count(threshold: UInt32[Array, "S"]) -> Int32[Array, "S"]:
-        return jnp.sum(bits >= threshold[:, None], axis=1, dtype=jnp.int32)
+    def count(threshold: Float32[Array, "S"]) -> Int32[Array, "S"]:
+        return jnp.sum(values >= threshold[:, None], axis=1, dtype=jnp.int32)
 
-    low = jnp.zeros(values.shape[0], jnp.uint32)
-    high = jnp.where(asks, order_bits(jnp.max(values, axis=1)) + 1, 1)
-    return _bisect(low, high, count, top_k)
+    return _bisect(asks, jnp.max(values, axis=1), jnp.float32(-jnp.inf), count, top_k)
 
 
-def _top_p_bits(
+def _find_top_p(
     weights: Float32[Array, "S M"], target: Float32[Array, "S"], asks: Bool[Array, "S"]
-) -> UInt32[Array, "S"]:
-    """Bits of the greatest weight t such that tokens of at least t hold `target` or more.
+) -> Float32[Array, "S"]:
+    """The greatest weight t such that the tokens of at least t together hold `target` or more.
 
-    A rounded sum of fewer or smaller parts in the same order is never greater, so bisection is
-    safe in floating point.
+    Bisection is safe in floating point: a rounded sum of fewer parts in the same order is never
+    greater.
     """
-    bits = jax.lax.bitcast_convert_type(weights, jnp.uint32)  # ordered: no weight is negative
 
-    def mass(threshold: UInt32[Array, "S"]) -> Float32[Array, "S"]:
-        return jnp.sum(jnp.where(bits >= threshold[:, None], weights, 0.0), axis=1)
+    def mass(threshold: Float32[Array, "S"]) -> Float32[Array, "S"]:
+        return jnp.sum(jnp.where(weights >= threshold[:, None], weights, 0.0), axis=1)
 
-    low = jnp.zeros(weights.shape[0], jnp.uint32)
-    one = jax.lax.bitcast_convert_type(jnp.float32(1.0), jnp.uint32)
-    high = jnp.where(asks, one + 1, 1)
-    return _bisect(low, high, mass, target)
+    return _bisect(asks, jnp.ones_like(target), jnp.float32(0.0), mass, target)
 
 
 def _bisect(
-    low: UInt32[Array, "S"],
-    high: UInt32[Array, "S"],
+    asks: Bool[Array, "S"],
+    maximum: Float32[Array, "S"],
+    minimum: Float32[Array, ""],
     measure: Callable[[Array], Array],
     target: Array,
-) -> UInt32[Array, "S"]:
-    """Greatest t in [low, high) with measure(t) >= target; or any t with measure(t) == target.
+) -> Float32[Array, "S"]:
+    """Greatest t in [minimum, maximum] with measure(t) >= target, or any where they are equal.
 
-    `measure` never grows with t and reaches the target at `low`, but not at `high`.
+    Halves the distance in ordered bits, so it ends at an exact value after at most 32 rounds.
+    `measure` never grows with t and reaches the target at `minimum`, which is also the answer of
+    rows that do not ask.
     """
+    low = jnp.broadcast_to(_to_bits(minimum), asks.shape)
+    high = jnp.where(asks, _to_bits(maximum) + 1, low + 1)  # past the answer
 
-    def is_open(state: tuple[Array, Array]) -> Array:
-        low, high = state
+    def is_open(bounds: tuple[Array, Array]) -> Array:
+        low, high = bounds
         return jnp.any(high - low > 1)
 
-    def halve(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = state
-        middle = low + (high - low) // 2
-        value = measure(middle)
-        reaches = value >= target
-        next_low = jnp.where(reaches, middle, low)
+    def halve(bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = low + (high - low) // 2  # is `low` in rows that have ended
+        value = measure(_to_float(middle))
+        is_open, reaches = high - low > 1, value >= target
+        next_low = jnp.where(is_open & reaches, middle, low)
         next_high = jnp.where(reaches, jnp.where(value == target, middle + 1, high), middle)
-        is_done = high - low <= 1
-        return jnp.where(is_done, low, next_low), jnp.where(is_done, high, next_high)
+        return next_low, jnp.where(is_open, next_high, high)
 
-    return jax.lax.while_loop(is_open, halve, (low, high))[0]
+    return _to_float(jax.lax.while_loop(is_open, halve, (low, high))[0])
+
+
+def _to_bits(values: Float32[Array, "..."]) -> UInt32[Array, "..."]:
+    """Unsigned integers in the same order as the values, which must not be NaN."""
+    bits = jax.lax.bitcast_convert_type(values, jnp.uint32)
+    is_negative = bits >> 31 != 0
+    return jnp.where(is_negative, ~bits, bits | jnp.uint32(0x8000_0000))
+
+
+def _to_float(bits: UInt32[Array, "..."]) -> Float32[Array, "..."]:
+    """The inverse of `_to_bits`."""
+    was_negative = bits >> 31 == 0
+    bits = jnp.where(was_negative, ~bits, bits & jnp.uint32(0x7FFF_FFFF))
+    return jax.lax.bitcast_convert_type(bits, jnp.float32)
