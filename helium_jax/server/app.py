@@ -126,7 +126,7 @@ def make_app(
     app[CLOCK] = clock
     app[STARTED_UNIX] = int(time.time())
     metrics = app[METRICS] = Metrics(model_name=runtime.generator.info.name)
-    metrics.add_source(lambda: health.read_engines(runtime.generator.statistics()))
+    metrics.add_source(lambda: health.read_engines(runtime.generator))
     for route in ROUTES:
         add = app.router.add_get if route.operation.method == "get" else app.router.add_post
         add(route.operation.path, route.handler, expect_handler=_expect)

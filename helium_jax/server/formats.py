@@ -235,7 +235,7 @@ def _tokens(pieces: Sequence[Piece]) -> Iterator[tuple[int, TokenLogprobs]]:
         yield from zip(piece.token_ids, piece.logprobs, strict=True)
 
 
-def _usage_field(usage: UsageReply | bool) -> UsageReply | None | UnsetType:
+def _usage_field(usage: UsageReply | bool) -> UsageReply | UnsetType | None:
     """True is the null that OpenAI sends in every chunk when a usage chunk will come."""
     if isinstance(usage, UsageReply):
         return usage

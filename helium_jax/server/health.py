@@ -1,7 +1,5 @@
 """Health, metrics and version: what an operator or a load balancer asks."""
 
-from collections.abc import Iterable
-
 from aiohttp import web
 
 from helium_jax.errors import HeliumError
@@ -46,8 +44,12 @@ def why_not_ready(generator: Generator, config: ServerConfig, state: ServerState
     return "engine_stalled" if oldest > config.max_step_age_s else None
 
 
-def read_engines(statistics: Iterable[EngineStatistics]) -> list[Reading]:
-    """The engines' own counters as metrics, one series per worker."""
+def read_engines(generator: Generator) -> list[Reading]:
+    """The engines' own counters as metrics, one series per worker; none from a dead engine."""
+    try:
+        statistics = generator.statistics()
+    except HeliumError:
+        return []
     return [
         reading for worker, one in enumerate(statistics) for reading in _read_one(one, str(worker))
     ]

@@ -74,7 +74,7 @@ def _read(kind: Any, raw: Any, path: str, found: Findings) -> Any:
         place = _AT.search(message)
         if place is not None:
             message = message[: place.start()]
-            path += place["rest"]
+            path += place["rest"].replace("[...]", "")  # a dict's key, which msgspec does not name
         found.add(path, message.replace("`", "") + _shown(raw, place is None))
         return None
 

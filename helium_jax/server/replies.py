@@ -106,7 +106,7 @@ class ChatChunk(Struct, kw_only=True, frozen=True):
     choices: list[ChunkChoice]
     object: str = "chat.completion.chunk"
     system_fingerprint: str | None = None
-    usage: UsageReply | None | UnsetType = UNSET
+    usage: UsageReply | UnsetType | None = UNSET
     warnings: list[str] | UnsetType = UNSET
 
 
@@ -137,7 +137,7 @@ class CompletionReply(Struct, kw_only=True, frozen=True):
     choices: list[CompletionChoice]
     object: str = "text_completion"
     system_fingerprint: str | None = None
-    usage: UsageReply | None | UnsetType = UNSET
+    usage: UsageReply | UnsetType | None = UNSET
     warnings: list[str] | UnsetType = UNSET
 
 

@@ -1,6 +1,7 @@
 """A server on a real socket in front of a fake generator, and a plain HTTP client for it."""
 
 import contextlib
+import io
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -81,10 +82,9 @@ class Served:
 
     async def post(self, path: str, body: Any, **kwargs: Any) -> Answer:
         """Posts JSON; bytes are sent as they are."""
-        if isinstance(body, bytes):
-            headers = {"Content-Type": "application/json", **kwargs.pop("headers", {})}
-            return await self.ask("POST", path, data=body, headers=headers, **kwargs)
-        return await self.ask("POST", path, json=body, **kwargs)
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", **kwargs.pop("headers", {})}
+        return await self.ask("POST", path, data=io.BytesIO(data), headers=headers, **kwargs)
 
     async def chat(self, **fields: Any) -> Answer:
         return await self.post("/v1/chat/completions", {**CHAT, **fields})

@@ -1,0 +1,144 @@
+"""Every field of every body under every odd value: answered in the envelope, never a 500."""
+
+import json
+
+import msgspec
+import pytest
+
+from helium_jax.server.app import ROUTES
+from helium_jax.server.bodies import (
+    FOREIGN_CHAT_FIELDS,
+    FOREIGN_COMPLETION_FIELDS,
+    FOREIGN_MESSAGE_FIELDS,
+    ContentPart,
+    Message,
+    StreamOptions,
+)
+
+MISSING = object()
+# JSON texts, because some of them are no Python values
+ODD_VALUES = {
+    "missing": MISSING,
+    "null": "null",
+    "true": "true",
+    "zero": "0",
+    "negative": "-1",
+    "fraction": "0.5",
+    "huge integer": "1" + "0" * 30,
+    "very huge integer": "1" + "0" * 390,
+    "beyond digits": "1" + "0" * 5000,
+    "huge number": "1e308",
+    "overflow": "1e999",
+    "NaN": "NaN",
+    "minus infinity": "-Infinity",
+    "empty string": '""',
+    "string": '"x"',
+    "long string": '"' + "x" * 100_000 + '"',
+    "NUL": '"a\\u0000b"',
+    "lone surrogate": '"\\udfff"',
+    "right to left": '"\u202e\ufeff\U0001f600\u0301"',
+    "empty list": "[]",
+    "list of null": "[null]",
+    "list of lists": "[[[]]]",
+    "list of objects": "[{}]",
+    "mixed list": '[1, "a", null, {}, []]',
+    "empty object": "{}",
+    "object": '{"x": {"y": [1]}}',
+    "deep": "[" * 2000 + "]" * 2000,
+}
+GOOD = {
+    "/v1/chat/completions": {
+        "model": "fake",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "max_tokens": 3,
+        "temperature": 0,
+    },
+    "/v1/completions": {"model": "fake", "prompt": "Hi", "max_tokens": 3, "temperature": 0},
+    "/tokenize": {"prompt": "Hi"},
+    "/detokenize": {"tokens": [72]},
+}
+FOREIGN = {
+    "/v1/chat/completions": FOREIGN_CHAT_FIELDS,
+    "/v1/completions": FOREIGN_COMPLETION_FIELDS,
+}
+
+
+def names(kind):
+    return [field.encode_name for field in msgspec.structs.fields(kind)]
+
+
+def bodies(path, kind):
+    """(what, body text) for every field x value."""
+    good = GOOD[path]
+    for field in [*names(kind), *FOREIGN.get(path, ()), "unknown"]:
+        for what, value in ODD_VALUES.items():
+            rest = {name: one for name, one in good.items() if name != field}
+            yield f"{field}={what}", with_field(rest, field, value)
+    if "messages" not in names(kind):
+        return
+    good = {name: one for name, one in good.items() if name not in ("messages", "prompt")}
+    for field in [*names(Message), *FOREIGN_MESSAGE_FIELDS]:
+        for what, value in ODD_VALUES.items():
+            rest = {k: v for k, v in (("role", "user"), ("content", "x")) if k != field}
+            message = with_field(rest, field, value)
+            yield f"messages[0].{field}={what}", with_field(good, "messages", f"[{message}]")
+    for field in names(ContentPart):
+        for what, value in ODD_VALUES.items():
+            rest = {k: v for k, v in (("type", "text"), ("text", "x")) if k != field}
+            part = with_field(rest, field, value)
+            message = with_field({"role": "user"}, "content", f"[{part}]")
+            yield f"part.{field}={what}", with_field(good, "messages", f"[{message}]")
+
+
+def with_field(rest, field, value):
+    if value is MISSING:
+        return json.dumps(rest)
+    begin = json.dumps(rest)[:-1]
+    comma = ", " if rest else ""
+    return f"{begin}{comma}{json.dumps(field)}: {value}}}"
+
+
+POSTS = [
+    (route.operation.path, route.operation.body, stream)
+    for route in ROUTES
+    for stream in ([False, True] if route.operation.streams else [False])
+    if route.operation.method == "post"
+]
+
+
+@pytest.mark.parametrize(("path", "kind", "stream"), POSTS)
+async def test_no_value_of_any_field_breaks_the_server(serve, path, kind, stream):
+    async with serve() as served:
+        before = await served.post(path, GOOD[path])
+        assert before.status == 200
+        for what, body in bodies(path, kind):
+            if stream:
+                body = body.replace("{", '{"stream": true, ', 1)
+            answer = await served.post(path, body.encode())
+            assert answer.status in (200, 400, 404), (what, answer.status, answer.body[:300])
+            assert answer.headers["x-request-id"], what
+            if answer.status != 200:
+                message = answer.error["message"]
+                assert "Traceback" not in message
+                assert "object at 0x" not in message
+                assert len(answer.body) < 20_000, what
+        after = await served.post(path, GOOD[path])
+        assert volatile_less(after) == volatile_less(before)
+        assert not served.generator.running
+
+
+def volatile_less(answer):
+    body = answer.json()
+    return {k: v for k, v in body.items() if k not in ("id", "created", "usage")}
+
+
+@pytest.mark.parametrize("value", ODD_VALUES)
+async def test_stream_options_take_no_odd_value(serve, value):
+    async with serve() as served:
+        for field in names(StreamOptions):
+            options = with_field({}, field, ODD_VALUES[value])
+            body = with_field(
+                {**GOOD["/v1/completions"], "stream": True}, "stream_options", options
+            )
+            answer = await served.post("/v1/completions", body.encode())
+            assert answer.status in (200, 400)
