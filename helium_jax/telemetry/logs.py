@@ -19,7 +19,7 @@ class LineFormatter(logging.Formatter):
             defaults={"request_id": "-"},
         )
 
-    def formatException(self, ei: object) -> str:  # noqa: N802 - logging's own name
+    def formatException(self, ei: object) -> str:
         """The traceback on one line."""
         text = super().formatException(ei)  # type: ignore[arg-type]
         return " | ".join(line.strip() for line in text.splitlines())

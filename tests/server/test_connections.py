@@ -1,4 +1,4 @@
-"""What happens on the socket: silence, nonsense, clients that leave and clients that do not read."""
+"""On the socket: silence, nonsense, clients that leave and clients that do not read."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""The official openai client against the server: sync, async, streams, errors, log-probabilities."""
+"""The official openai client: sync, async, streams, errors, log-probabilities."""
 
 import asyncio
 
