@@ -6,6 +6,7 @@ import jax
 
 from helium_jax.kernels.attention.layout import AttentionBatch
 from helium_jax.kernels.attention.reference import attend_reference
+from helium_jax.kernels.attention.xla_worklist import attend_worklist
 from helium_jax.kernels.pages import KVPages
 
 
@@ -30,7 +31,10 @@ class Implementation(Protocol):
 
 
 # In the order the default tries them.
-IMPLEMENTATIONS: dict[str, Implementation] = {"reference": attend_reference}
+IMPLEMENTATIONS: dict[str, Implementation] = {
+    "xla_worklist": attend_worklist,
+    "reference": attend_reference,
+}
 
 
 def paged_attention(

@@ -1,5 +1,6 @@
 """What describes a step to attention: static capacities, and the arrays within them."""
 
+import math
 from dataclasses import dataclass, field
 
 import jax
@@ -15,6 +16,10 @@ class AttentionLayout:
         pages_per_seq: C, most pages of one sequence.
         page_size: B, tokens of a page.
         num_pages: P, pages of the pool; the host refuses page ids beyond it.
+        block_rows: R, query rows of a block (see `AttentionBatch`).
+        run_pages: pages a block reads at a time; runs begin at multiples of it when a sequence is
+            read from its start, whatever the block.
+        unit_pages: pages that single rows read at a time, together.
     """
 
     num_tokens: int
@@ -22,21 +27,37 @@ class AttentionLayout:
     pages_per_seq: int
     page_size: int
     num_pages: int
+    block_rows: int
+    run_pages: int
+    unit_pages: int
+
+    @property
+    def max_blocks(self) -> int:
+        """Enough for every sequence's own blocks; what is left over limits the prefix blocks."""
+        return 2 * -(-self.num_tokens // self.block_rows) + self.num_seqs + self.num_seqs // 2
 
     @property
     def sections(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """Name and shape of every array in the packed ints, in their order."""
-        tokens, seqs, pages = self.num_tokens, self.num_seqs, self.pages_per_seq
+        seqs, blocks = self.num_seqs, self.max_blocks
         return (
-            ("token_seqs", (tokens,)),
-            ("token_positions", (tokens,)),
-            ("page_tables", (seqs, pages)),
+            ("token_seqs", (self.num_tokens,)),
+            ("token_positions", (self.num_tokens,)),
+            ("page_tables", (seqs, self.pages_per_seq)),
+            ("unit_rows", (seqs,)),
+            ("unit_starts", (seqs,)),
+            ("unit_ends", (seqs,)),
+            ("block_counts", (2,)),
+            ("block_rows", (blocks, self.block_rows)),
+            ("block_seqs", (blocks,)),
+            ("block_starts", (blocks,)),
+            ("block_ends", (blocks,)),
         )
 
     @property
     def num_ints(self) -> int:
         """int32 elements that `pack_batch` fills."""
-        return sum(_size(shape) for _, shape in self.sections)
+        return sum(math.prod(shape) for _, shape in self.sections)
 
 
 @jax.tree_util.register_dataclass
@@ -44,26 +65,59 @@ class AttentionLayout:
 class AttentionBatch:
     """One step as attention sees it, on the device.
 
+    The first three fields say everything; `reference` reads only them. The rest is the same work
+    cut into pieces for backends that walk a list: a *unit* is one row of a sequence and one of its
+    pages, a *block* is up to R rows and a range of pages that they all see wholly or, at its end,
+    causally. Every visible (row, key) pair is in exactly one piece. Windowed layers skip the prefix
+    blocks and begin every piece where the window does, or at page 0.
+
     Attributes:
         token_seqs: int32 [T], the sequence of each row; -1 marks padding.
         token_positions: int32 [T], position of each row in its sequence; 0 for padding.
         page_tables: int32 [S, C], the pages of each sequence in order; 0 beyond its length.
+        unit_rows: int32 [S], the row of a sequence that is read in units.
+        unit_starts: int32 [S], first page column of its units: those before are in prefix blocks.
+        unit_ends: int32 [S], column after its last unit; 0 for sequences without units.
+        block_counts: int32 [2], number of own blocks (rows of one sequence), and of own and prefix
+            blocks together; own blocks come first.
+        block_rows: int32 [blocks, R], rows of each block; T marks padding.
+        block_seqs: int32 [blocks], a sequence whose table holds the block's pages.
+        block_starts: int32 [blocks], first page column; of own blocks, those before are in prefix
+            blocks.
+        block_ends: int32 [blocks], column after the last page.
         layout: the capacities.
     """
 
     token_seqs: jax.Array
     token_positions: jax.Array
     page_tables: jax.Array
+    unit_rows: jax.Array
+    unit_starts: jax.Array
+    unit_ends: jax.Array
+    block_counts: jax.Array
+    block_rows: jax.Array
+    block_seqs: jax.Array
+    block_starts: jax.Array
+    block_ends: jax.Array
     layout: AttentionLayout = field(metadata=dict(static=True))
 
 
 def make_layout(
-    *, num_tokens: int, num_seqs: int, pages_per_seq: int, page_size: int, num_pages: int
+    *,
+    num_tokens: int,
+    num_seqs: int,
+    pages_per_seq: int,
+    page_size: int,
+    num_pages: int,
+    block_rows: int | None = None,
+    run_pages: int | None = None,
+    unit_pages: int | None = None,
 ) -> AttentionLayout:
     """The layout of one token bucket.
 
     A step of T tokens has at most T sequences with work, so callers pass
-    `num_seqs=min(num_tokens, max_num_seqs)`.
+    `num_seqs=min(num_tokens, max_num_seqs)`. The last three arguments are tuning; None takes what
+    was measured to be good on CPUs (see README.md).
 
     Raises:
         ValueError: a capacity is below 1, or num_tokens below 2 (a row that is alone in a product
@@ -75,11 +129,16 @@ def make_layout(
         pages_per_seq=pages_per_seq,
         page_size=page_size,
         num_pages=num_pages,
+        block_rows=min(num_tokens, 32) if block_rows is None else block_rows,
+        run_pages=max(1, 256 // max(page_size, 1)) if run_pages is None else run_pages,
+        unit_pages=_default_unit_pages(num_seqs, page_size) if unit_pages is None else unit_pages,
     )
-    for name in ("num_tokens", "num_seqs", "pages_per_seq", "page_size", "num_pages"):
-        least = 2 if name == "num_tokens" else 1
-        if getattr(layout, name) < least:
-            raise ValueError(f"{name}={getattr(layout, name)} must be at least {least}")
+    for name in ("num_seqs", "pages_per_seq", "page_size", "num_pages", "run_pages", "unit_pages"):
+        if getattr(layout, name) < 1:
+            raise ValueError(f"{name}={getattr(layout, name)} must be at least 1")
+    for name in ("num_tokens", "block_rows"):
+        if getattr(layout, name) < 2:
+            raise ValueError(f"{name}={getattr(layout, name)} must be at least 2")
     return layout
 
 
@@ -96,14 +155,12 @@ def unpack_batch(layout: AttentionLayout, ints: jax.Array) -> AttentionBatch:
     arrays = {}
     start = 0
     for name, shape in layout.sections:
-        end = start + _size(shape)
+        end = start + math.prod(shape)
         arrays[name] = ints[start:end].reshape(shape)
         start = end
     return AttentionBatch(**arrays, layout=layout)
 
 
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for extent in shape:
-        size *= extent
-    return size
+def _default_unit_pages(num_seqs: int, page_size: int) -> int:
+    """About 512 tokens at a time for one sequence, 2,048 for many."""
+    return max(1, min(max(8 * num_seqs, 16), 64) * 32 // max(page_size, 1))

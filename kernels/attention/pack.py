@@ -1,23 +1,26 @@
 """The host's side of a step: lengths and page tables into one int32 array, in well under 1 ms."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from helium_jax.kernels.attention.cascade import CascadeCosts, PrefixGroup, find_prefix_groups
 from helium_jax.kernels.attention.layout import AttentionLayout
 
-IntArray = np.ndarray
+CASCADE_COSTS = CascadeCosts(block_page=0.15, block=16.0)
 
 
 def pack_batch(
     layout: AttentionLayout,
-    query_lens: Sequence[int] | IntArray,
-    kv_lens: Sequence[int] | IntArray,
-    page_tables: IntArray,
+    query_lens: Sequence[int] | np.ndarray,
+    kv_lens: Sequence[int] | np.ndarray,
+    page_tables: np.ndarray,
     *,
     cascade: bool,
     deterministic: bool,
-    out: IntArray,
+    out: np.ndarray,
+    costs: CascadeCosts = CASCADE_COSTS,
 ) -> None:
     """Fills `out` with the description of one step.
 
@@ -29,9 +32,11 @@ def pack_batch(
         kv_lens: [num_seqs], tokens of each sequence, the new ones included.
         page_tables: integers [num_seqs, any number of columns]; entries beyond a sequence's length
             are ignored, whatever they are.
-        cascade: read prefixes that several sequences share (equal leading page ids) once.
+        cascade: read prefixes that several sequences share (equal leading page ids) once. Has no
+            effect together with `deterministic`, where a row never shares a piece of work.
         deterministic: choose work so that a row's result bits depend on its own sequence only.
         out: int32 [layout.num_ints], overwritten entirely.
+        costs: decides which shared prefixes are worth a block of their own.
 
     Raises:
         ValueError: lengths, tables or `out` do not fit the layout; the message names the sequence.
@@ -45,7 +50,7 @@ def pack_batch(
     arrays = {}
     start = 0
     for name, shape in layout.sections:
-        end = start + int(np.prod(shape))
+        end = start + math.prod(shape)
         arrays[name] = out[start:end].reshape(shape)
         start = end
 
@@ -55,23 +60,114 @@ def pack_batch(
     np.copyto(arrays["page_tables"][:num_seqs, :width], page_tables[:, :width], where=used)
 
     num_tokens = int(query_lens.sum())
-    seqs = np.repeat(np.arange(num_seqs, dtype=np.int32), query_lens)
-    ends = np.cumsum(query_lens, dtype=np.int32)
-    arrays["token_seqs"][:num_tokens] = seqs
+    row_ends = np.cumsum(query_lens, dtype=np.int32)
+    row_starts = row_ends - query_lens
+    arrays["token_seqs"][:num_tokens] = np.repeat(np.arange(num_seqs, dtype=np.int32), query_lens)
     arrays["token_seqs"][num_tokens:] = -1
     arrays["token_positions"][:num_tokens] = np.arange(num_tokens, dtype=np.int32) + np.repeat(
-        kv_lens - ends, query_lens
+        kv_lens - row_ends, query_lens
     )
     arrays["token_positions"][num_tokens:] = 0
+
+    in_units = np.zeros(num_seqs, bool) if deterministic else query_lens == 1
+    in_blocks = ~in_units & (query_lens > 0)
+    own_blocks = np.where(in_blocks, -(-query_lens // layout.block_rows), 0)
+    groups: list[PrefixGroup] = []
+    if cascade and not deterministic:
+        groups = _choose_groups(
+            layout, page_tables[:, :width], query_lens, kv_lens, own_blocks, costs
+        )
+    starts = np.zeros(num_seqs, np.int32)  # columns before are read by groups
+    for group in groups:
+        starts[list(group.members)] = group.end
+
+    for name in ("unit_rows", "unit_starts", "unit_ends"):
+        arrays[name][num_seqs:] = 0
+    arrays["unit_rows"][:num_seqs] = row_starts
+    arrays["unit_starts"][:num_seqs] = np.where(in_units, starts, 0)
+    arrays["unit_ends"][:num_seqs] = np.where(in_units, num_pages_of, 0)
+
+    _fill_blocks(layout, arrays, row_starts, query_lens, kv_lens, own_blocks, starts, groups)
+
+
+def _choose_groups(
+    layout: AttentionLayout,
+    page_tables: np.ndarray,
+    query_lens: np.ndarray,
+    kv_lens: np.ndarray,
+    own_blocks: np.ndarray,
+    costs: CascadeCosts,
+) -> list[PrefixGroup]:
+    """Groups that cost less than what their members would read alone, as many as there is room."""
+    block_page = costs.block_page * layout.block_rows
+    alone = np.where(own_blocks > 0, own_blocks * block_page, 1.0)  # per page of each sequence
+    room = layout.max_blocks - int(own_blocks.sum())
+
+    def pays(group: PrefixGroup) -> bool:
+        nonlocal room
+        members = list(group.members)
+        num_blocks = -(-int(query_lens[members].sum()) // layout.block_rows)
+        num_pages = group.end - group.start
+        together = num_blocks * (costs.block + num_pages * block_page)
+        if num_blocks > room or together >= float(alone[members].sum()) * num_pages:
+            return False
+        room -= num_blocks
+        return True
+
+    shareable = np.where(query_lens > 0, (kv_lens - query_lens) // layout.page_size, 0)
+    return find_prefix_groups(page_tables, shareable, pays)
+
+
+def _fill_blocks(
+    layout: AttentionLayout,
+    arrays: dict[str, np.ndarray],
+    row_starts: np.ndarray,
+    query_lens: np.ndarray,
+    kv_lens: np.ndarray,
+    own_blocks: np.ndarray,
+    starts: np.ndarray,
+    groups: list[PrefixGroup],
+) -> None:
+    """Own blocks of every sequence in order, then the groups' blocks; the rest is padding."""
+    size = layout.block_rows
+    rows, seqs = arrays["block_rows"], arrays["block_seqs"]
+    first, last = arrays["block_starts"], arrays["block_ends"]
+    for array, padding in ((rows, layout.num_tokens), (seqs, 0), (first, 0), (last, 0)):
+        array[:] = padding
+
+    count = int(own_blocks.sum())
+    owner = np.repeat(np.arange(len(own_blocks), dtype=np.int32), own_blocks)
+    within = np.arange(count) - np.repeat(np.cumsum(own_blocks) - own_blocks, own_blocks)
+    offsets = within[:, None] * size + np.arange(size)  # [blocks, R], rows within the sequence
+    real = offsets < query_lens[owner, None]
+    np.copyto(rows[:count], offsets + row_starts[owner, None], where=real, casting="unsafe")
+    seqs[:count] = owner
+    first[:count] = starts[owner]
+    block_len = np.minimum((within + 1) * size, query_lens[owner])
+    keys = kv_lens[owner] - query_lens[owner] + block_len  # the last row of a block sees so many
+    last[:count] = -(-keys // layout.page_size)
+    arrays["block_counts"][0] = count
+
+    for group in groups:
+        members = [np.arange(row_starts[s], row_starts[s] + query_lens[s]) for s in group.members]
+        group_rows = np.concatenate(members)
+        for begin in range(0, len(group_rows), size):
+            part = group_rows[begin : begin + size]
+            rows[count, : len(part)] = part
+            seqs[count] = group.members[0]
+            first[count] = group.start
+            last[count] = group.end
+            count += 1
+    arrays["block_counts"][1] = count
 
 
 def _check(
     layout: AttentionLayout,
-    query_lens: IntArray,
-    kv_lens: IntArray,
-    page_tables: IntArray,
-    num_pages_of: IntArray,
-    out: IntArray,
+    query_lens: np.ndarray,
+    kv_lens: np.ndarray,
+    page_tables: np.ndarray,
+    num_pages_of: np.ndarray,
+    out: np.ndarray,
 ) -> None:
     num_seqs = len(query_lens)
     if query_lens.shape != (num_seqs,) or kv_lens.shape != (num_seqs,):

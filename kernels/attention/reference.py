@@ -47,16 +47,16 @@ def attend_reference(
         visible = (seq >= 0) & (key_positions <= position)
         if window is not None:
             visible &= key_positions > position - window
-        keys = jnp.where(visible, keys, 0.0)
-        values = jnp.where(visible[:, None], values, 0.0)
+        keys = jnp.where(visible[None, None, :], keys, 0.0)
+        values = jnp.where(visible[None, :, None], values, 0.0)
 
         query = query.astype(jnp.float32).reshape(kv_heads, group, head_size)
         scores = scale * jnp.einsum("kgh,khj->kgj", query, keys, precision="highest")
         if soft_cap is not None:
             scores = soft_cap * jnp.tanh(scores / soft_cap)
-        scores = jnp.where(visible, scores, -jnp.inf)
+        scores = jnp.where(visible[None, None, :], scores, -jnp.inf)
         lse = jax.nn.logsumexp(scores, axis=-1)  # [K, G]
-        weights = jnp.where(visible, jnp.exp(scores - lse[..., None]), 0.0)
+        weights = jnp.where(visible[None, None, :], jnp.exp(scores - lse[..., None]), 0.0)
         out = jnp.einsum("kgj,kjh->kgh", weights, values, precision="highest")
         return out.reshape(query.shape[0] * group, head_size), lse.reshape(-1)
 

@@ -1,0 +1,176 @@
+"""The table of attention cases that the parity test and the benchmark share, and their inputs."""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from helium_jax.kernels.attention.layout import AttentionLayout, make_layout
+from helium_jax.kernels.pages import KVPages, to_storage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionCase:
+    """One ragged step.
+
+    Attributes:
+        name: unique in its table.
+        query_lens: new tokens of each sequence.
+        kv_lens: tokens of each sequence, the new ones included.
+        shares: (sequence, earlier sequence, pages): equal leading page ids.
+        num_heads: N.
+        num_kv_heads: K.
+        head_size: H.
+        page_size: B.
+        window: as in `paged_attention`.
+        soft_cap: as in `paged_attention`.
+        scale: as in `paged_attention`; None is 1 / sqrt(H).
+        num_padding: rows of the token axis beyond the sequences'.
+        num_layers: L; attention reads the last one.
+    """
+
+    name: str
+    query_lens: tuple[int, ...]
+    kv_lens: tuple[int, ...]
+    shares: tuple[tuple[int, int, int], ...] = ()
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    head_size: int = 64
+    page_size: int = 16
+    window: int | None = None
+    soft_cap: float | None = None
+    scale: float | None = None
+    num_padding: int = 1
+    num_layers: int = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseInputs:
+    """What `pack_batch` and `paged_attention` take, for one case and dtype.
+
+    Attributes:
+        q: [T, N, H].
+        pages: NaN everywhere but in the tokens that sequences own.
+        page_tables: int32 [S, C]; page 0 belongs to nobody.
+        layout: with default tuning.
+        scale: of the scores.
+    """
+
+    q: jax.Array
+    pages: KVPages
+    page_tables: np.ndarray
+    layout: AttentionLayout
+    scale: float
+
+
+_RAGGED = dict(query_lens=(1, 7, 1, 33, 1), kv_lens=(17, 40, 1, 33, 70))
+_DECODE = dict(query_lens=(1, 1, 1, 1), kv_lens=(5, 64, 33, 100))
+_TREE = dict(
+    query_lens=(1, 1, 1, 5, 1, 1),
+    kv_lens=(90, 81, 100, 70, 49, 30),
+    shares=((1, 0, 5), (2, 0, 3), (3, 0, 3), (4, 0, 1)),
+)
+
+CASES = (
+    AttentionCase(name="ragged", **_RAGGED),
+    AttentionCase(name="decode", **_DECODE),
+    AttentionCase(name="prefill", query_lens=(70,), kv_lens=(70,), num_padding=0),
+    AttentionCase(name="chunk of a long context", query_lens=(40, 24), kv_lens=(300, 530)),
+    AttentionCase(name="prefix tree", **_TREE),
+    AttentionCase(name="prefix tree, window", **_TREE, window=20),
+    AttentionCase(
+        name="everything shared but one token",
+        query_lens=(1,) * 6,
+        kv_lens=(65,) * 6,
+        shares=tuple((s, 0, 4) for s in range(1, 6)),
+    ),
+    AttentionCase(name="one sequence of one token", query_lens=(1,), kv_lens=(1,)),
+    AttentionCase(name="empty sequences", query_lens=(0, 3, 0, 1, 0), kv_lens=(0, 20, 35, 9, 16)),
+    AttentionCase(name="nothing but padding", query_lens=(), kv_lens=(), num_padding=4),
+    AttentionCase(name="much padding", **_DECODE, num_padding=28),
+    AttentionCase(name="window 1", **_RAGGED, window=1),
+    AttentionCase(name="window 24", **_RAGGED, window=24),
+    AttentionCase(name="window beyond the context", **_RAGGED, window=1000),
+    AttentionCase(name="window, long context", query_lens=(1, 40), kv_lens=(700, 650), window=130),
+    AttentionCase(name="soft cap", **_RAGGED, soft_cap=2.0),
+    AttentionCase(name="soft cap and window", **_RAGGED, soft_cap=30.0, window=24),
+    AttentionCase(name="scale", **_RAGGED, scale=0.7),
+    AttentionCase(name="one query head a KV head", **_RAGGED, num_heads=2, num_kv_heads=2),
+    AttentionCase(name="one head", **_RAGGED, num_heads=1, num_kv_heads=1),
+    AttentionCase(name="3 query heads a KV head", **_RAGGED, num_heads=12, num_kv_heads=4),
+    AttentionCase(name="8 query heads a KV head", **_RAGGED, num_heads=8, num_kv_heads=1),
+    AttentionCase(name="16 query heads a KV head", **_RAGGED, num_heads=16, num_kv_heads=1),
+    AttentionCase(name="head size 20", **_RAGGED, head_size=20),
+    AttentionCase(name="head size 80", **_RAGGED, head_size=80),
+    AttentionCase(name="head size 96", **_RAGGED, head_size=96),
+    AttentionCase(name="head size 128", **_RAGGED, head_size=128),
+    AttentionCase(name="head size 256", **_RAGGED, head_size=256),
+    AttentionCase(name="page size 32", **_RAGGED, page_size=32),
+    AttentionCase(name="page size 64", **_RAGGED, page_size=64),
+    AttentionCase(name="page size 128", **_RAGGED, page_size=128),
+)
+
+# Largest allowed difference from the reference, by dtype of queries and pages: (absolute,
+# relative). Accumulation is float32 everywhere, so low precision is that of the output alone.
+TOLERANCES = {
+    "float32": (2e-5, 2e-5),
+    "bfloat16": (1e-2, 1e-2),
+    "float16": (2e-3, 2e-3),
+}
+
+
+def make_inputs(case: AttentionCase, dtype: str, seed: int = 0) -> CaseInputs:
+    """Random queries and pages; every element of the pool that no sequence owns is NaN."""
+    rng = np.random.default_rng(seed)
+    size = case.page_size
+    counts = [math.ceil(n / size) for n in case.kv_lens]
+    columns = max([1, *counts])
+    tables = np.zeros((len(counts), columns), np.int32)
+    free = 1 + rng.permutation(sum(counts) + 2).astype(np.int32)
+    used = 0
+    for s, count in enumerate(counts):
+        tables[s, :count] = free[used : used + count]
+        used += count
+    for s, other, shared in case.shares:
+        tables[s, :shared] = tables[other, :shared]
+    num_pages = len(free) + 1
+
+    owned = np.zeros((num_pages, size), bool)
+    for table, length in zip(tables, case.kv_lens, strict=True):
+        positions = np.arange(length)
+        owned[table[positions // size], positions % size] = True
+    values = rng.standard_normal((2, num_pages, size, case.num_kv_heads, case.head_size))
+    values[:, ~owned] = np.nan
+    layers = np.full((case.num_layers, *values.shape), np.nan, np.float32)
+    layers[-1] = values
+    pages = make_pages(layers[:, 0], layers[:, 1], dtype)
+
+    num_tokens = max(2, sum(case.query_lens) + case.num_padding)
+    q = rng.standard_normal((num_tokens, case.num_heads, case.head_size)).astype(np.float32)
+    return CaseInputs(
+        q=jnp.asarray(q).astype(dtype),
+        pages=pages,
+        page_tables=tables,
+        layout=make_layout(
+            num_tokens=num_tokens,
+            num_seqs=max(1, len(counts)),
+            pages_per_seq=columns,
+            page_size=size,
+            num_pages=num_pages,
+        ),
+        scale=case.head_size**-0.5 if case.scale is None else case.scale,
+    )
+
+
+def make_pages(k: np.ndarray, v: np.ndarray, dtype: str) -> KVPages:
+    """Pages from token-major float arrays [L, P, B, K, H]."""
+    storage = jnp.dtype("uint16" if dtype == "bfloat16" else dtype)
+    empty = jnp.zeros((1,) * 5, storage)
+    target = KVPages(k=empty, v=empty, dtype=dtype)
+    return KVPages(
+        k=to_storage(jnp.asarray(k.transpose(0, 1, 3, 4, 2)), target),
+        v=to_storage(jnp.asarray(v.transpose(0, 1, 3, 2, 4)), target),
+        dtype=dtype,
+    )

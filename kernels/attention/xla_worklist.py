@@ -1,0 +1,253 @@
+"""Paged attention as two XLA loops over the work list: rows read alone, and blocks of rows.
+
+Both loops fold their pieces into one accumulator per row (unnormalised output, running maximum,
+running sum of exponentials, all float32), so a row may be in any number of pieces; the merge rule
+is that of `merge.py`. Trip counts come from the data: padding costs nothing.
+
+- *Units* (one row, one page) serve sequences with a single new token. One iteration takes
+  `unit_pages` of them, of any mixture of sequences: ragged contexts waste at most one iteration.
+  Which units these are is found on the device from the S page counts, so no list of units exists.
+- *Blocks* (up to R rows, a range of pages) serve longer chunks and shared prefixes. The query heads
+  of one KV head are stacked as rows; pages are read in runs, gathered into one matrix per head.
+
+XLA:CPU gathers whole pages fastest from a pool seen as [pages, elements], with the layer folded
+into the page index so that no layer is ever sliced out.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from helium_jax.kernels.attention.layout import AttentionBatch
+from helium_jax.kernels.pages import KVPages, from_storage
+
+# Finite, so that differences of two of them are 0 and not NaN; exp(HIDDEN - anything real) is 0.
+HIDDEN = np.float32(-1e30)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rows:
+    """Accumulators by row; row T collects what padding computes.
+
+    Attributes:
+        out: float32 [T + 1, K, G, H], sum of exp(score - peak) times value.
+        peak: float32 [T + 1, K, G], largest score so far.
+        total: float32 [T + 1, K, G], sum of exp(score - peak).
+    """
+
+    out: jax.Array
+    peak: jax.Array
+    total: jax.Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    """What both loops read; never carried, only closed over.
+
+    Attributes:
+        q: float32 [T + 1, K, G, H], already scaled; row T is zero.
+        positions: int32 [T + 1], -1 for padding and row T.
+        tables: int32 [S, C + run_pages], so that a run may begin in any column.
+    """
+
+    q: jax.Array
+    positions: jax.Array
+    tables: jax.Array
+    pages: KVPages
+    layer: int
+    batch: AttentionBatch
+    window: int | None
+    soft_cap: float | None
+
+    def gather_keys(self, page_ids: jax.Array) -> jax.Array:
+        """int32 [W] -> float32 [W, K, H, B]."""
+        return self._gather(self.pages.k, page_ids)
+
+    def gather_values(self, page_ids: jax.Array) -> jax.Array:
+        """int32 [W] -> float32 [W, K, B, H]."""
+        return self._gather(self.pages.v, page_ids)
+
+    def _gather(self, pool: jax.Array, page_ids: jax.Array) -> jax.Array:
+        rows = pool.reshape(pool.shape[0] * pool.shape[1], -1)
+        taken = rows.at[page_ids + self.layer * self.pages.num_pages].get(mode="promise_in_bounds")
+        return from_storage(taken.reshape(-1, *pool.shape[2:]), self.pages).astype(jnp.float32)
+
+    def finish_scores(self, scores: jax.Array, visible: jax.Array) -> jax.Array:
+        """Soft cap and mask."""
+        if self.soft_cap is not None:
+            scores = self.soft_cap * jnp.tanh(scores / self.soft_cap)
+        return jnp.where(visible, scores, HIDDEN)
+
+    def in_window(self, key_positions: jax.Array, positions: jax.Array) -> jax.Array:
+        """Whether a key is neither in a row's future nor behind its window; broadcasts."""
+        visible = key_positions <= positions
+        if self.window is not None:
+            visible &= key_positions > positions - self.window
+        return visible
+
+
+def attend_worklist(
+    q: jax.Array,
+    pages: KVPages,
+    layer: int,
+    batch: AttentionBatch,
+    *,
+    scale: float,
+    window: int | None,
+    soft_cap: float | None,
+) -> tuple[jax.Array, jax.Array]:
+    """See `paged_attention`."""
+    layout = batch.layout
+    num_tokens, num_heads, head_size = q.shape
+    kv_heads = pages.num_kv_heads
+    shape = (num_tokens, kv_heads, num_heads // kv_heads)
+    scaled = (q.astype(jnp.float32) * scale).reshape(*shape, head_size)
+    real = batch.token_seqs >= 0
+    step = _Step(
+        q=jnp.pad(scaled, ((0, 1), (0, 0), (0, 0), (0, 0))),
+        positions=jnp.pad(jnp.where(real, batch.token_positions, -1), (0, 1), constant_values=-1),
+        tables=jnp.pad(batch.page_tables, ((0, 0), (0, layout.run_pages))),
+        pages=pages,
+        layer=layer,
+        batch=batch,
+        window=window,
+        soft_cap=soft_cap,
+    )
+    rows = _Rows(
+        out=jnp.zeros(step.q.shape, jnp.float32),
+        peak=jnp.full(step.q.shape[:-1], HIDDEN),
+        total=jnp.zeros(step.q.shape[:-1], jnp.float32),
+    )
+    with jax.named_scope("attend_blocks"):
+        rows = _attend_blocks(step, rows)
+    with jax.named_scope("attend_units"):
+        rows = _attend_units(step, rows)
+
+    total = rows.total[:num_tokens]
+    empty = total == 0.0
+    safe = jnp.where(empty, 1.0, total)
+    out = rows.out[:num_tokens] / safe[..., None]
+    lse = jnp.where(empty, -jnp.inf, rows.peak[:num_tokens] + jnp.log(safe))
+    return out.reshape(q.shape).astype(q.dtype), lse.reshape(num_tokens, num_heads)
+
+
+def _attend_units(step: _Step, rows: _Rows) -> _Rows:
+    """Every single-row sequence, `unit_pages` pages at a time in order of sequences."""
+    layout, batch = step.batch.layout, step.batch
+    width, page_size = layout.unit_pages, layout.page_size
+    starts = batch.unit_starts
+    if step.window is not None:
+        first_keys = step.positions[batch.unit_rows] - step.window + 1
+        starts = jnp.maximum(first_keys, 0) // page_size
+    counts = jnp.maximum(batch.unit_ends - starts, 0)  # [S]
+    ends = jnp.cumsum(counts)
+    bases = ends - counts - starts  # unit number minus base is the page column
+    num_units = ends[-1]
+
+    def attend(i: jax.Array, rows: _Rows) -> _Rows:
+        units = i * width + jnp.arange(width, dtype=jnp.int32)  # [W]
+        seqs = jnp.sum(units[:, None] >= ends[None, :], axis=1, dtype=jnp.int32)
+        real = units < num_units
+        seqs = jnp.where(real, seqs, 0)
+        columns = jnp.where(real, units - bases[seqs], 0)
+        page_ids = batch.page_tables[seqs, columns]
+        targets = jnp.where(real, batch.unit_rows[seqs], layout.num_tokens)
+
+        offsets = jnp.arange(page_size, dtype=jnp.int32)
+        key_positions = columns[:, None] * page_size + offsets[None, :]
+        visible = step.in_window(key_positions, step.positions[targets][:, None])  # [W, B]
+        keys = step.gather_keys(page_ids)  # [W, K, H, B]
+        values = jnp.where(visible[:, None, :, None], step.gather_values(page_ids), 0.0)
+        scores = jnp.einsum("wkgh,wkhb->wkgb", step.q[targets], keys)
+        scores = step.finish_scores(scores, visible[:, None, None, :])
+
+        peak = rows.peak.at[targets].max(jnp.max(scores, axis=-1))  # [T + 1, K, G]
+        weights = jnp.exp(scores - peak[targets][..., None])
+        keep = jnp.exp(rows.peak - peak)
+        out = jnp.einsum("wkgb,wkbh->wkgh", weights, values)
+        return _Rows(
+            out=(rows.out * keep[..., None]).at[targets].add(out),
+            peak=peak,
+            total=(rows.total * keep).at[targets].add(jnp.sum(weights, axis=-1)),
+        )
+
+    return jax.lax.fori_loop(0, (num_units + width - 1) // width, attend, rows)
+
+
+def _attend_blocks(step: _Step, rows: _Rows) -> _Rows:
+    """Every block, one after another; own blocks only in windowed layers."""
+    layout, batch = step.batch.layout, step.batch
+    num_rows, width, page_size = layout.block_rows, layout.run_pages, layout.page_size
+    _, kv_heads, group, head_size = step.q.shape
+    stacked = (kv_heads, group * num_rows)
+
+    def attend(b: jax.Array, rows: _Rows) -> _Rows:
+        targets = batch.block_rows[b]  # [R]
+        positions = step.positions[targets]
+        row_positions = jnp.tile(positions, group)  # [G * R]
+        queries = step.q[targets].transpose(1, 2, 0, 3).reshape(*stacked, head_size)
+        table = step.tables[batch.block_seqs[b]]  # [C + run_pages]
+        num_keys = jnp.minimum(batch.block_ends[b] * page_size, jnp.max(positions) + 1)
+        start = batch.block_starts[b]
+        if step.window is not None:
+            oldest = jnp.min(jnp.where(positions < 0, jnp.max(positions), positions))
+            first = jnp.maximum(oldest - step.window + 1, 0) // page_size
+            start = first // width * width
+
+        def attend_run(i: jax.Array, part: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            out, peak, total = part
+            column = start + i * width
+            page_ids = jax.lax.dynamic_slice(table, (column,), (width,))
+            offsets = jnp.arange(width * page_size, dtype=jnp.int32)
+            key_positions = column * page_size + offsets
+            is_key = key_positions < num_keys
+            visible = step.in_window(key_positions[None, :], row_positions[:, None])
+            visible = (visible & is_key[None, :])[None]  # [1, G * R, J]
+
+            keys = step.gather_keys(page_ids).transpose(1, 2, 0, 3)  # [K, H, W, B]
+            values = jnp.where(
+                is_key.reshape(width, 1, page_size, 1), step.gather_values(page_ids), 0.0
+            ).transpose(1, 0, 2, 3)  # [K, W, B, H]
+            scores = jnp.einsum(
+                "krh,khj->krj", queries, keys.reshape(kv_heads, head_size, width * page_size)
+            )
+            scores = step.finish_scores(scores, visible)
+            new_peak = jnp.maximum(peak, jnp.max(scores, axis=-1))
+            weights = jnp.exp(scores - new_peak[..., None])
+            keep = jnp.exp(peak - new_peak)
+            new = jnp.einsum(
+                "krj,kjh->krh", weights, values.reshape(kv_heads, width * page_size, head_size)
+            )
+            return (
+                out * keep[..., None] + new,
+                new_peak,
+                total * keep + jnp.sum(weights, axis=-1),
+            )
+
+        num_runs = (num_keys - start * page_size + width * page_size - 1) // (width * page_size)
+        part = (
+            jnp.zeros((*stacked, head_size), jnp.float32),
+            jnp.full(stacked, HIDDEN),
+            jnp.zeros(stacked, jnp.float32),
+        )
+        out, peak, total = jax.lax.fori_loop(0, num_runs, attend_run, part)
+
+        by_row = (kv_heads, group, num_rows)
+        out = out.reshape(*by_row, head_size).transpose(2, 0, 1, 3)  # [R, K, G, H]
+        peak, total = (x.reshape(by_row).transpose(2, 0, 1) for x in (peak, total))
+        old_peak = rows.peak[targets]
+        new_peak = jnp.maximum(old_peak, peak)
+        old_keep, keep = jnp.exp(old_peak - new_peak), jnp.exp(peak - new_peak)
+        new_out = rows.out[targets] * old_keep[..., None] + out * keep[..., None]
+        new_total = rows.total[targets] * old_keep + total * keep
+        return _Rows(
+            out=rows.out.at[targets].set(new_out),
+            peak=rows.peak.at[targets].set(new_peak),
+            total=rows.total.at[targets].set(new_total),
+        )
+
+    num_blocks = batch.block_counts[1 if step.window is None else 0]
+    return jax.lax.fori_loop(0, num_blocks, attend, rows)
