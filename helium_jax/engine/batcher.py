@@ -355,14 +355,17 @@ def accept(sequence: Sequence, token_id: int, store: Store) -> bool:
     return True
 
 
-def retire(sequence: Sequence, queues: Queues, store: Store) -> None:
+def retire(sequence: Sequence, queues: Queues, store: Store, *, is_damaged: bool = False) -> None:
     """Ends a sequence, whatever it is doing; its pages are free or cached at once.
 
     Steps in flight may still write to them: later steps run after these, so whoever gets a page
     next writes it afterwards. Does nothing when the sequence has ended already.
+
+    Args:
+        is_damaged: its KV may be wrong, so blocks that nobody else reads are forgotten.
     """
     if sequence.status is SequenceStatus.RUNNING:
-        _leave_running(sequence, queues, store)
+        _leave_running(sequence, queues, store, is_damaged=is_damaged)
     elif sequence.status is SequenceStatus.WAITING:
         queues.remove_waiting(sequence)
     sequence.status = SequenceStatus.FINISHED
@@ -380,12 +383,14 @@ def _start_running(sequence: Sequence, num_cached: int, queues: Queues, store: S
     sequence.most_computed = max(sequence.most_computed, num_cached)
 
 
-def _leave_running(sequence: Sequence, queues: Queues, store: Store) -> None:
+def _leave_running(
+    sequence: Sequence, queues: Queues, store: Store, *, is_damaged: bool = False
+) -> None:
     assert sequence.slot is not None, "a running sequence has a slot"
     queues.remove_running(sequence)
     queues.free_slots.append(sequence.slot)
     sequence.slot = None
-    store.release(sequence.table)
+    store.release(sequence.table, is_damaged=is_damaged)
 
 
 def _advance(row: Row, store: Store) -> None:

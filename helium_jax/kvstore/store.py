@@ -170,11 +170,11 @@ class Store:
                 table.copies.append(i)
             table.blocks.append(block)
 
-    def release(self, table: PageTable) -> None:
+    def release(self, table: PageTable, *, is_damaged: bool = False) -> None:
         """Gives back all pages of a table, which may be used again from empty.
 
-        Shareable blocks that nobody else reads stay cached. Last blocks go first, so that a block
-        is never idle before those behind it.
+        Shareable blocks that nobody else reads stay cached, unless `is_damaged` says that their KV
+        may be wrong. Last blocks go first, so that a block is never idle before those behind it.
         """
         self._clock += 1
         references = self._pool.references
@@ -190,6 +190,9 @@ class Store:
                 block.last_used = self._clock
                 if references[block.page] == 0:
                     self._begin_idle(block)
+                    if is_damaged and block in self._policy:
+                        self._policy.remove(block)
+                        self._pool.give_back(self._drop(block))
         table.pages.clear()
         table.blocks.clear()
         table.copies.clear()

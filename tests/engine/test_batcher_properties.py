@@ -4,6 +4,7 @@ The device keeps, for every place of every page, which tokens (all up to that po
 computed from. Steps are executed in order, writes before reads, and their results are read late.
 """
 
+import dataclasses
 import zlib
 from collections import deque
 
@@ -36,31 +37,16 @@ PAGE_SIZE = 4
 ALPHABET = 2
 
 
-def make_config(
-    *, num_pages, max_model_len, max_num_seqs, max_tokens, steps_in_flight, pin_budget, watermark
-):
-    return ResolvedEngineConfig(
-        dtype="float32",
-        kv_dtype="float32",
-        quantization=None,
-        page_size=PAGE_SIZE,
-        num_pages=num_pages,
-        max_model_len=max_model_len,
-        max_num_seqs=max_num_seqs,
-        max_num_batched_tokens=max_tokens,
-        max_waiting_requests=100,
-        max_waiting_tokens=10_000,
-        watermark=watermark,
-        pin_budget=pin_budget,
-        prefix_caching=True,
-        cascade=False,
-        deterministic=False,
-        steps_in_flight=steps_in_flight,
-        compile_cache_dir=None,
-        seed=0,
-        token_buckets=token_buckets(max_tokens),
-        sampling_switch=False,
-    )
+def make_config(**choices) -> ResolvedEngineConfig:
+    """A config that chooses only what store and batcher read; the rest is None."""
+    choices = {
+        "page_size": PAGE_SIZE,
+        "prefix_caching": True,
+        "token_buckets": token_buckets(choices["max_num_batched_tokens"]),
+        **choices,
+    }
+    names = [field.name for field in dataclasses.fields(ResolvedEngineConfig)]
+    return ResolvedEngineConfig(**{name: choices.get(name) for name in names})
 
 
 def next_token(tokens: tuple[int, ...]) -> int:
@@ -136,7 +122,7 @@ class BatcherMachine(RuleBasedStateMachine):
             num_pages=longest_in_pages + extra_pages,
             max_model_len=longest_in_pages * PAGE_SIZE,
             max_num_seqs=max_num_seqs,
-            max_tokens=max(max_num_seqs + extra_tokens, 2),
+            max_num_batched_tokens=max(max_num_seqs + extra_tokens, 2),
             steps_in_flight=steps_in_flight,
             pin_budget=pin_budget,
             watermark=watermark,
@@ -260,10 +246,11 @@ class BatcherMachine(RuleBasedStateMachine):
             assert start + num_tokens <= sequence.num_known
             assert samples == (start + num_tokens == sequence.num_known and not sequence.is_warm)
             assert sequence.num_known < sequence.limit
-        if sum(row.sequence.status is SequenceStatus.RUNNING for row in plan.rows) == 0:
-            assert len(self.queues.running) <= sum(
-                s.num_known >= s.limit for s in self.queues.running
-            ) + len(plan.preemptions), "running sequences stall"
+        served = {row.sequence for row in plan.rows}
+        for sequence in self.queues.running:
+            decodes = sequence.num_computed + 1 == sequence.num_known < sequence.limit
+            if decodes and not sequence.is_warm and sequence not in plan.preemptions:
+                assert sequence in served, "a running sequence stalls"
         return plan
 
     def pack(self, plan):
