@@ -91,9 +91,6 @@ class ResolvedEngineConfig:
 
     Attributes:
         token_buckets: sizes a step's tokens are padded to, ascending.
-        sampling_switch: choose the sampling variant inside the program (one program per bucket)
-            instead of compiling a program per variant. Cheap on a CPU; on a GPU it would make the
-            host wait for the device.
     """
 
     dtype: str
@@ -115,7 +112,6 @@ class ResolvedEngineConfig:
     compile_cache_dir: str | None
     seed: int | None
     token_buckets: tuple[int, ...]
-    sampling_switch: bool
 
 
 _WIDTH_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -195,7 +191,6 @@ def resolve(config: EngineConfig, device: DeviceInfo, model: ModelShape) -> Reso
         compile_cache_dir=config.compile_cache_dir,
         seed=config.seed,
         token_buckets=token_buckets(max_tokens),
-        sampling_switch=device.platform == "cpu",
     )
 
 

@@ -1,7 +1,15 @@
-"""Strict JAX for every test: dtypes and ranks never promote by accident."""
+"""For every test: strict JAX ranks, and compiled programs kept between runs."""
 
 import jax
 import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Most of the suite's time is compiling, so programs go to pytest's own cache folder."""
+    folder = config.cache.mkdir("xla")  # type: ignore[union-attr]
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(autouse=True)

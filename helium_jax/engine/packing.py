@@ -3,7 +3,6 @@
     tokens     [T]      token ids; FROM_DEVICE where the host does not know the id yet
     seq_slots  [S]      row of the device token buffer that belongs to each sequence
     rows       [S]      for each sampling row, its sequence's last row on the token axis
-    variant    [1]      what the step's sampling needs at most
     sampling   [S, *]   see sampling_rows.py
     attention  [*]      see kernels/attention
 
@@ -47,13 +46,12 @@ class StepLayout:
     attention: AttentionLayout
 
     @cached_property
-    def offsets(self) -> tuple[int, int, int, int, int, int, int]:
+    def offsets(self) -> tuple[int, int, int, int, int, int]:
         """Start of each part, in the order of the module docstring, and the end."""
         sizes = (
             self.num_tokens,
             self.num_seqs,
             self.num_seqs,
-            1,
             sampling_rows.num_ints(self.num_seqs),
             self.attention.num_ints,
         )
@@ -66,6 +64,11 @@ class StepLayout:
     def num_ints(self) -> int:
         return self.offsets[-1]
 
+    @property
+    def sampling_part(self) -> slice:
+        """Where the sampling rows lie."""
+        return slice(self.offsets[3], self.offsets[4])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnpackedStep:
@@ -74,7 +77,6 @@ class UnpackedStep:
     tokens: jax.Array
     seq_slots: jax.Array
     rows: jax.Array
-    variant: jax.Array
     sampling: SamplingRows
     attention: AttentionBatch
 
@@ -135,7 +137,7 @@ def pack_step(
         int32 [layout.num_ints], and what its sampling needs.
     """
     out = np.zeros(layout.num_ints, np.int32)
-    tokens, seq_slots, rows, variant, sampling, attention, end = layout.offsets
+    tokens, seq_slots, rows, sampling, attention, end = layout.offsets
     seq_slots_out = out[seq_slots:rows]
     seq_slots_out[:] = layout.num_slots
 
@@ -158,7 +160,6 @@ def pack_step(
     needed = sampling_rows.pack_sampling(
         sampling_rows_in, positions, num_slots=layout.num_slots, out=out[sampling:attention]
     )
-    out[variant] = needed
     pack_batch(
         layout.attention,
         counts,
@@ -173,12 +174,11 @@ def pack_step(
 
 def unpack_step(layout: StepLayout, packed: jax.Array) -> UnpackedStep:
     """The inverse of `pack_step`, inside the step: packed is int32 [layout.num_ints]."""
-    tokens, seq_slots, rows, variant, sampling, attention, end = layout.offsets
+    tokens, seq_slots, rows, sampling, attention, end = layout.offsets
     return UnpackedStep(
         tokens=packed[tokens:seq_slots],
         seq_slots=packed[seq_slots:rows],
-        rows=packed[rows:variant],
-        variant=packed[variant],
+        rows=packed[rows:sampling],
         sampling=sampling_rows.unpack_sampling(packed[sampling:attention], layout.num_seqs),
         attention=unpack_batch(layout.attention, packed[attention:end]),
     )

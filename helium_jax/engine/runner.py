@@ -13,7 +13,7 @@ from jax.stages import Compiled
 from helium_jax.config import ResolvedEngineConfig
 from helium_jax.engine.packing import PackedSequence, StepLayout, pack_step, step_layout
 from helium_jax.engine.sampling import Sampled
-from helium_jax.engine.sampling_rows import Variant
+from helium_jax.engine.sampling_rows import Variant, num_ints
 from helium_jax.engine.sampling_state import (
     SamplingState,
     allocate_sampling_state,
@@ -21,7 +21,7 @@ from helium_jax.engine.sampling_state import (
     needs_slot,
     set_slot,
 )
-from helium_jax.engine.step import run_step
+from helium_jax.engine.step import resample, run_step
 from helium_jax.kernels.pages import KVPages, allocate_pages
 from helium_jax.models.config import ModelConfig
 from helium_jax.models.params import Params
@@ -33,7 +33,9 @@ Progress = Callable[[int, int], None]
 # XLA compiles one program on one core, and what a machine of two cores gains is measured (2x).
 NUM_COMPILE_THREADS = 4
 
-_Program = tuple[StepLayout, Variant | None]
+# A step is known by its layout, a resampling by its number of rows and its variant.
+_Program = StepLayout | tuple[int, Variant]
+_RESAMPLED = (Variant.FULL, Variant.RANDOM)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,11 +107,12 @@ class Runner:
             )
             for bucket in config.token_buckets
         )
-        self._jitted = jax.jit(
+        self._step = jax.jit(
             partial(run_step, config=model, attention=attention),
-            static_argnames=("layout", "variant"),
+            static_argnames="layout",
             donate_argnames=("pages", "state"),
         )
+        self._resample = jax.jit(resample, static_argnames="variant", donate_argnames="state")
         self._programs: dict[_Program, Compiled] = {}
         self._num_compiles_after_warmup = 0
         self._pages, self._state = self._allocate()
@@ -120,11 +123,12 @@ class Runner:
         Programs come from the persistent compile cache where it has them.
         """
         started = time.monotonic()
-        variants = (None,) if self._config.sampling_switch else tuple(Variant)
-        wanted = [(layout, variant) for layout in self._layouts for variant in variants]
+        # The largest take longest: first, so that no thread is left alone with one.
+        wanted: list[_Program] = [*reversed(self._layouts)]
+        sizes = {layout.num_seqs for layout in self._layouts}
+        wanted += [(size, variant) for variant in _RESAMPLED for size in sorted(sizes)]
         with ThreadPoolExecutor(NUM_COMPILE_THREADS) as threads:
-            # The largest take longest: first, so that no thread is left alone with one.
-            compiling = {threads.submit(self._compile, key): key for key in reversed(wanted)}
+            compiling = {threads.submit(self._compile, key): key for key in wanted}
             for count, done in enumerate(as_completed(compiling)):
                 self._programs[compiling[done]] = done.result()
                 if progress is not None:
@@ -147,7 +151,13 @@ class Runner:
             cascade=self._config.cascade,
             deterministic=self._config.deterministic,
         )
-        sampled = self._dispatch(packed, layout, None if self._config.sampling_switch else needed)
+        self._pages, self._state, sampled, logits = self._program(layout)(
+            self._params, self._pages, self._state, packed
+        )
+        if needed is not Variant.GREEDY:
+            self._state, sampled = self._program((layout.num_seqs, needed))(
+                logits, self._state, packed[layout.sampling_part]
+            )
         return Ticket(
             sampled=sampled,
             num_rows=sum(sequence.sampling_row is not None for sequence in sequences),
@@ -198,20 +208,22 @@ class Runner:
         """Lets go of the device memory; the runner cannot run afterwards."""
         del self._pages, self._state, self._params
 
-    def _dispatch(self, packed: np.ndarray, layout: StepLayout, variant: Variant | None) -> Sampled:
-        program = self._programs.get((layout, variant))
+    def _program(self, key: _Program) -> Compiled:
+        program = self._programs.get(key)
         if program is None:
-            program = self._programs[layout, variant] = self._compile((layout, variant))
+            program = self._programs[key] = self._compile(key)
             self._num_compiles_after_warmup += 1
-        self._pages, self._state, sampled = program(self._params, self._pages, self._state, packed)
-        return sampled
+        return program
 
     def _compile(self, key: _Program) -> Compiled:
-        layout, variant = key
-        packed = jax.ShapeDtypeStruct((layout.num_ints,), np.int32)
-        return self._jitted.lower(
-            self._params, self._pages, self._state, packed, layout=layout, variant=variant
-        ).compile()
+        if isinstance(key, StepLayout):
+            packed = jax.ShapeDtypeStruct((key.num_ints,), np.int32)
+            lowered = self._step.lower(self._params, self._pages, self._state, packed, layout=key)
+            return lowered.compile()
+        num_rows, variant = key
+        logits = jax.ShapeDtypeStruct((num_rows, self._model.vocab_size), np.float32)
+        packed = jax.ShapeDtypeStruct((num_ints(num_rows),), np.int32)
+        return self._resample.lower(logits, self._state, packed, variant=variant).compile()
 
     def _allocate(self) -> tuple[KVPages, SamplingState]:
         pages = allocate_pages(

@@ -1,7 +1,7 @@
 """What sampling knows of each sequence slot on the device: its tokens so far and its logit bias."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -32,6 +32,12 @@ class SamplingState:
     tokens: Int32[Array, "slots max_len"]
     bias_ids: Int32[Array, "slots bias"]
     bias_values: Float32[Array, "slots bias"]
+
+    def with_tokens(
+        self, slots: Int32[Array, "n"], positions: Int32[Array, "n"], ids: Int32[Array, "n"]
+    ) -> "SamplingState":
+        """The state after `tokens[slots, positions] = ids`; places outside are dropped."""
+        return replace(self, tokens=self.tokens.at[slots, positions].set(ids, mode="drop"))
 
 
 def allocate_sampling_state(num_slots: int, max_model_len: int) -> SamplingState:

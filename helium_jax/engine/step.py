@@ -1,4 +1,10 @@
-"""The one function the device runs: tokens in, next tokens out, pages updated in place."""
+"""What the device runs: tokens in, next tokens out, pages updated in place.
+
+`run_step` is a whole step for greedy sequences. When some row asks for more, `resample` chooses
+again from the same logits. It is a second program because it is the dearest part to compile
+(seconds) and depends on two small shapes only: compiled once per number of rows instead of into
+every bucket of the step, and greedy batches do not carry it.
+"""
 
 from typing import Any
 
@@ -7,7 +13,7 @@ import jax.numpy as jnp
 
 from helium_jax.engine.packing import FROM_DEVICE, StepLayout, unpack_step
 from helium_jax.engine.sampling import Sampled, sample
-from helium_jax.engine.sampling_rows import Variant
+from helium_jax.engine.sampling_rows import SamplingRows, Variant, unpack_sampling
 from helium_jax.engine.sampling_state import SamplingState
 from helium_jax.kernels.attention import AttentionBatch, paged_attention
 from helium_jax.kernels.page_write import write_pages
@@ -25,9 +31,8 @@ def run_step(
     *,
     config: ModelConfig,
     layout: StepLayout,
-    variant: Variant | None,
     attention: str | None = None,
-) -> tuple[KVPages, SamplingState, Sampled]:
+) -> tuple[KVPages, SamplingState, Sampled, jax.Array]:
     """Runs one step; to be jitted with `pages` and `state` donated.
 
     Every known or sampled id is kept in `state.tokens[slot, position]`, so the id sampled by one
@@ -41,11 +46,11 @@ def run_step(
         packed: int32 [layout.num_ints], from `pack_step`.
         config: the model.
         layout: of this token bucket.
-        variant: of the sampling, compiled in; None reads it from `packed` at run time.
         attention: implementation of `paged_attention`; None takes the best.
 
     Returns:
-        pages and state after the step, and what was sampled, in order of the sampling rows.
+        pages and state after the step, the greedy tokens in order of the sampling rows, and their
+        logits [S, V], which stay on the device for `resample`.
     """
     step = unpack_step(layout, packed)
     batch = step.attention
@@ -53,21 +58,35 @@ def run_step(
     positions = batch.token_positions
     with jax.named_scope("token_ids"):
         ids = jnp.where(step.tokens == FROM_DEVICE, state.tokens[slots, positions], step.tokens)
-        tokens = state.tokens.at[slots, positions].set(ids, mode="drop")
+        state = state.with_tokens(slots, positions, ids)
     hidden, pages = forward(
         params, config, ids, positions, _attend_to_pages(batch, attention), pages
     )
     logits = compute_logits(params, config, hidden[step.rows])  # [S, V]
+    state, sampled = _sample(logits, step.sampling, state, Variant.GREEDY)
+    return pages, state, sampled, logits
+
+
+def resample(
+    logits: jax.Array, state: SamplingState, packed: jax.Array, *, variant: Variant
+) -> tuple[SamplingState, Sampled]:
+    """Chooses a step's tokens again, as its rows ask; to be jitted with `state` donated.
+
+    Args:
+        logits: [S, V], from `run_step`.
+        state: as `run_step` left it.
+        packed: int32 [num_ints(S)], the sampling part of the packed step.
+        variant: at least what every row needs.
+    """
+    return _sample(logits, unpack_sampling(packed, logits.shape[0]), state, variant)
+
+
+def _sample(
+    logits: jax.Array, rows: SamplingRows, state: SamplingState, variant: Variant
+) -> tuple[SamplingState, Sampled]:
     with jax.named_scope("sample"):
-        state = SamplingState(tokens=tokens, bias_ids=state.bias_ids, bias_values=state.bias_values)
-        sampled = sample(
-            logits, step.sampling, state, variant=step.variant if variant is None else variant
-        )
-        tokens = tokens.at[step.sampling.slot, step.sampling.position].set(
-            sampled.token_ids, mode="drop"
-        )
-    state = SamplingState(tokens=tokens, bias_ids=state.bias_ids, bias_values=state.bias_values)
-    return pages, state, sampled
+        sampled = sample(logits, rows, state, variant=variant)
+        return state.with_tokens(rows.slot, rows.position, sampled.token_ids), sampled
 
 
 def _token_slots(seq_slots: jax.Array, batch: AttentionBatch, layout: StepLayout) -> jax.Array:
