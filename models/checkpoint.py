@@ -20,6 +20,7 @@ from helium_jax.models.safetensors_file import SafetensorsFile, open_safetensors
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _ALIGNMENT = 64  # a host buffer that starts on it becomes a CPU device buffer without a copy
+_CHECKED_ON_DEVICE = 2**20  # elements; for fewer, compiling the check takes longer than numpy
 _SAMPLE_BYTES = 4096
 _HASHED_IN_FULL_BYTES = 64 * 2**20
 
@@ -88,23 +89,36 @@ def load_hf(
     places = [None] * len(wanted) if sharding is None else tree.flatten_up_to(sharding)
     arrays = []
     for leaf, host, place in zip(wanted, host_leaves(wanted, owners, dtype), places, strict=True):
-        array = jax.device_put(host, place)
-        if not bool(_all_finite(array)):  # also waits, so that one host buffer is alive at a time
-            names = [
-                p.name for p in leaf.pieces if not np.isfinite(owners[p.name].tensor(p.name)).all()
-            ]
-            name = names[0] if names else leaf.pieces[0].name
-            raise ValueError(
-                f"tensor {name!r} in {owners[name].path} has values that are not finite in {dtype}"
-            )
+        array = jax.block_until_ready(jax.device_put(host, place))  # one host buffer at a time
+        if not _is_finite(host, array):
+            _refuse_not_finite(leaf, owners, dtype)
         arrays.append(array)
     version = weights_digest(config, dtype, files)
     return LoadedModel(config=config, params=tree.unflatten(arrays), version=version)
 
 
+def _is_finite(host: np.ndarray, array: jax.Array) -> bool:
+    if host.size < _CHECKED_ON_DEVICE:
+        return bool(np.isfinite(host).all())
+    return bool(_all_finite(array))
+
+
 @jax.jit
 def _all_finite(array: jax.Array) -> jax.Array:
     return jnp.isfinite(array).all()
+
+
+def _refuse_not_finite(leaf: Leaf, owners: Mapping[str, SafetensorsFile], dtype: str) -> None:
+    """Names the tensor that is to blame: not finite in the file, or only after the cast."""
+    for piece in leaf.pieces:
+        path = owners[piece.name].path
+        tensor = owners[piece.name].tensor(piece.name)
+        with np.errstate(over="ignore"):
+            if not np.isfinite(tensor.astype(jnp.dtype(dtype))).all():
+                raise ValueError(
+                    f"tensor {piece.name!r} in {path} has values that are not finite in {dtype}"
+                )
+    raise AssertionError("a leaf is as finite as its tensors")
 
 
 def open_weights(folder: Path) -> tuple[SafetensorsFile, ...]:
