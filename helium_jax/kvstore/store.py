@@ -47,7 +47,7 @@ class Store:
         secret: random bytes, at most 64, that make this store's digests unguessable.
         prefix_caching: False makes every page private.
         policy: eviction order; defaults to plan-aware, then least recently used.
-        num_remembered: evicted digests remembered to count regret; defaults to `num_pages`.
+        num_remembered: evicted digests remembered to count regret; defaults to four pools' worth.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Store:
         self._num_pinned = 0
         self._num_idle_pinned = 0
         self._evicted: OrderedDict[bytes, None] = OrderedDict()
-        self._num_remembered = num_pages if num_remembered is None else num_remembered
+        self._num_remembered = 4 * num_pages if num_remembered is None else num_remembered
         self._queried_tokens = 0
         self._hit_tokens = 0
         self._evicted_pages = 0
