@@ -27,8 +27,8 @@ from helium_jax.models.config import ModelConfig
 from helium_jax.models.params import Params
 from helium_jax.types import SamplingParams
 
-# Called with the programs compiled so far and the programs in all.
-Progress = Callable[[int, int], None]
+# Called with the programs compiled so far, the programs in all, and the last one's name.
+Progress = Callable[[int, int, str], None]
 
 # XLA compiles one program on one core, and what a machine of two cores gains is measured (2x).
 NUM_COMPILE_THREADS = 4
@@ -132,7 +132,7 @@ class Runner:
             for count, done in enumerate(as_completed(compiling)):
                 self._programs[compiling[done]] = done.result()
                 if progress is not None:
-                    progress(count + 1, len(wanted))
+                    progress(count + 1, len(wanted), _name(compiling[done]))
         self._set_slot(self._config.max_num_seqs, SamplingParams(), ())
         return time.monotonic() - started
 
@@ -236,3 +236,10 @@ class Runner:
         )
         state = allocate_sampling_state(self._config.max_num_seqs, self._config.max_model_len)
         return pages, state
+
+
+def _name(key: _Program) -> str:
+    if isinstance(key, StepLayout):
+        return f"step of {key.num_tokens} tokens"
+    num_rows, variant = key
+    return f"{variant.name.lower()} sampling of {num_rows} rows"

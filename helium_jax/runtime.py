@@ -1,0 +1,227 @@
+"""The composition root: the only file that sees both the plan side and the token side.
+
+It turns a model's name and an `EngineConfig` into something that generates, and a text bundle that
+speaks for it.
+"""
+
+import contextlib
+import math
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+
+from helium_jax.builtin import TINY_NAME, tiny_folder
+from helium_jax.config import DeviceInfo, EngineConfig, ModelShape, resolve
+from helium_jax.engine import AsyncEngine, Engine, Loop, Progress, Runner
+from helium_jax.errors import RequestError
+from helium_jax.models.checkpoint import load_hf, read_config
+from helium_jax.models.config import ModelConfig
+from helium_jax.models.params import Params, param_shapes
+from helium_jax.models.quantize import quantize
+from helium_jax.models.shapes import PREFIX, SHAPES, random_config, random_params
+from helium_jax.text import TextModel, load_text
+from helium_jax.types import Generator, ModelInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """A model ready to serve.
+
+    Attributes:
+        name: of the model, as clients call it.
+        generator: the token side.
+        text: the tokenizer, chat template and detokenizer that belong to it.
+    """
+
+    name: str
+    generator: Generator
+    text: TextModel
+
+
+@contextlib.asynccontextmanager
+async def open_runtime(
+    model: str = TINY_NAME,
+    config: EngineConfig | None = None,
+    *,
+    name: str | None = None,
+    progress: Progress | None = None,
+) -> AsyncIterator[Runtime]:
+    """Loads a model and starts an engine for it; both end with the context.
+
+    Args:
+        model: "helium-tiny" (built in), a Hugging Face folder, or "random:<shape>".
+        config: what the engine should be like; None leaves every choice to `resolve`.
+        name: what clients call the model; by default the folder's name.
+        progress: called while programs are compiled.
+
+    Raises:
+        RequestError: the model or the configuration is wrong; names the file or the field.
+    """
+    name = name or default_name(model)
+    text = load_text_of(model)
+    engine = AsyncEngine(loop_factory(model, config or EngineConfig(), name, progress))
+    async with engine:
+        yield Runtime(name=name, generator=engine, text=text)
+
+
+def open_engine(
+    model: str = TINY_NAME,
+    config: EngineConfig | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Engine:
+    """The same engine for programs without an event loop; close it, or use it as a context."""
+    return Engine(loop_factory(model, config or EngineConfig(), default_name(model), progress))
+
+
+def default_name(model: str) -> str:
+    """What a model is called when nobody says otherwise: its folder's name, or its shape."""
+    return model if model == TINY_NAME or model.startswith(PREFIX) else Path(model).name
+
+
+def load_text_of(model: str) -> TextModel:
+    """The text bundle of a model; random shapes borrow the built-in byte-level tokenizer."""
+    with _folder_of(TINY_NAME if model.startswith(PREFIX) else model) as folder:
+        return load_text(folder)
+
+
+def loop_factory(
+    model: str, config: EngineConfig, name: str, progress: Progress | None
+) -> Callable[[], Loop]:
+    """A function that loads the model and builds its loop; runs on the engine thread."""
+
+    def make_loop() -> Loop:
+        source = _open_source(model)
+        resolved = resolve(config, device_info(), _shape_of(source.config))
+        use_compile_cache(resolved.compile_cache_dir)
+        params, version = source.load(resolved.dtype)
+        if resolved.quantization is not None:
+            params = quantize(params)
+        runner = Runner(params, source.config, resolved)
+        runner.warm_up(progress)
+        info = ModelInfo(
+            name=name,
+            vocab_size=source.config.vocab_size,
+            max_model_len=resolved.max_model_len,
+            max_num_seqs=resolved.max_num_seqs,
+            eos_token_ids=frozenset(source.config.eos_token_ids),
+            deterministic=resolved.deterministic,
+            version=version,
+        )
+        return Loop(runner, info, resolved)
+
+    return make_loop
+
+
+def _shape_of(model: ModelConfig) -> ModelShape:
+    return ModelShape(
+        max_position=model.max_position,
+        kv_elements_per_token=model.kv_elements_per_token,
+        num_params=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(param_shapes(model))),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """Where a model comes from.
+
+    Attributes:
+        config: its architecture.
+        load: (dtype) -> parameters on the device, and the version digest.
+    """
+
+    config: ModelConfig
+    load: Callable[[str], tuple[Params, str]]
+
+
+def _open_source(model: str) -> _Source:
+    """Reads a model's config; the weights wait until their dtype is decided.
+
+    Raises:
+        RequestError: no such folder or shape, or a config this project cannot run.
+    """
+    if model.startswith(PREFIX):
+        with _as_request_error():
+            config = random_config(model)
+
+        def load_random(dtype: str) -> tuple[Params, str]:
+            return random_params(config, seed=0, dtype=dtype), f"{model}:{dtype}"
+
+        return _Source(config=config, load=load_random)
+    with _folder_of(model) as folder, _as_request_error():
+        config = read_config(folder)
+
+    def load_folder(dtype: str) -> tuple[Params, str]:
+        with _folder_of(model) as folder, _as_request_error():
+            loaded = load_hf(folder, dtype=dtype)
+        return loaded.params, loaded.version
+
+    return _Source(config=config, load=load_folder)
+
+
+def _folder_of(model: str) -> contextlib.AbstractContextManager[Path]:
+    """A model's folder, valid inside the `with`.
+
+    Raises:
+        RequestError: there is none.
+    """
+    if model == TINY_NAME:
+        return tiny_folder()
+    if not Path(model).is_dir():
+        raise RequestError(
+            f"model {model!r} is not a folder; name a Hugging Face folder, {TINY_NAME!r}, "
+            f"or {PREFIX}<shape> with one of {', '.join(SHAPES)}",
+            code="bad_model",
+        )
+    return contextlib.nullcontext(Path(model))
+
+
+@contextlib.contextmanager
+def _as_request_error() -> Iterator[None]:
+    """A model folder that is wrong is the caller's to fix; the models package does not know us."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise RequestError(str(error), code="bad_model") from error
+
+
+def device_info() -> DeviceInfo:
+    """The first device and the memory on it that nobody uses yet."""
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return DeviceInfo(platform="cpu", memory_bytes=_host_memory_bytes())
+    statistics = device.memory_stats() or {}
+    free = statistics.get("bytes_limit", 0) - statistics.get("bytes_in_use", 0)
+    return DeviceInfo(platform="tpu" if device.platform == "tpu" else "gpu", memory_bytes=free)
+
+
+def _host_memory_bytes() -> int:
+    """Memory that could be used without swapping, or physical memory where that is unknown."""
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def use_compile_cache(folder: str | None) -> None:
+    """Keeps compiled programs between runs; a choice the process made already is left alone.
+
+    Both of JAX's thresholds go to zero: a small model's programs are below them, and they are what
+    a first token waits for.
+
+    Args:
+        folder: where; "" for no cache, None for the user's cache folder.
+    """
+    if folder == "" or jax.config.read("jax_compilation_cache_dir") is not None:
+        return
+    if folder is None:
+        cache_home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = str(Path(cache_home) / "helium-jax" / "xla")
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
