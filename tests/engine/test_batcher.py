@@ -1,0 +1,341 @@
+"""The decision of a step, by example."""
+
+import dataclasses
+
+import pytest
+
+from helium_jax.config import ResolvedEngineConfig, token_buckets
+from helium_jax.engine import batcher
+from helium_jax.engine.sequence import SequenceStatus, make_queues, new_sequence
+from helium_jax.kvstore.store import make_store
+from helium_jax.types import GenerateRequest, SamplingParams
+
+PAGE_SIZE = 4
+
+
+class Bench:
+    """Queues and a store, with every sampled token read at once unless told otherwise."""
+
+    def __init__(self, **choices):
+        choices = {
+            "page_size": PAGE_SIZE,
+            "num_pages": 100,
+            "max_model_len": 64,
+            "max_num_seqs": 4,
+            "max_num_batched_tokens": 16,
+            "watermark": 0.0,
+            "pin_budget": 0.5,
+            "prefix_caching": True,
+            **choices,
+        }
+        choices.setdefault("token_buckets", (choices["max_num_batched_tokens"],))
+        names = [field.name for field in dataclasses.fields(ResolvedEngineConfig)]
+        # Fields that neither store nor batcher reads are None.
+        self.config = ResolvedEngineConfig(**{name: choices.get(name) for name in names})
+        self.store = make_store(self.config, model_version="", secret=bytes(32))
+        self.queues = make_queues(self.config)
+        self.num_submitted = 0
+
+    def submit(self, prompt, *, max_tokens=None, priority=0, is_warm=False):
+        sequence = new_sequence(
+            GenerateRequest(
+                request_id=f"r{self.num_submitted}",
+                token_ids=tuple(prompt),
+                sampling=SamplingParams(max_tokens=max_tokens),
+                priority=priority,
+            ),
+            arrival=self.num_submitted,
+            store=self.store,
+            config=self.config,
+            is_warm=is_warm,
+        )
+        self.num_submitted += 1
+        batcher.submit(sequence, self.queues)
+        return sequence
+
+    def plan(self):
+        plan = batcher.decide(self.queues, self.store, self.config)
+        batcher.apply(plan, self.queues, self.store)
+        self.store.verify()
+        return plan
+
+    def read(self, plan, token=1):
+        for row in plan.rows:
+            if (
+                row.samples
+                and batcher.accept(row.sequence, token, self.store)
+                and row.sequence.is_at_limit
+            ):
+                self.retire(row.sequence)
+
+    def retire(self, sequence):
+        batcher.retire(sequence, self.queues, self.store)
+        self.store.verify()
+
+    def step(self, token=1):
+        plan = self.plan()
+        self.read(plan, token)
+        return work(plan)
+
+
+def work(plan):
+    """{request id: (start, num_tokens)} of a plan."""
+    return {row.sequence.request.request_id: (row.start, row.num_tokens) for row in plan.rows}
+
+
+def test_a_long_prompt_is_cut_and_decodes_go_first():
+    bench = Bench()
+    bench.submit([9, 9])
+    assert bench.step() == {"r0": (0, 2)}
+    bench.submit(range(40))
+    assert bench.step() == {"r0": (2, 1), "r1": (0, 15)}
+    assert bench.step() == {"r0": (3, 1), "r1": (15, 15)}
+    plan = bench.plan()
+    assert work(plan) == {"r0": (4, 1), "r1": (30, 10)}
+    assert [row.samples for row in plan.rows] == [True, True]
+    bench.read(plan)
+    assert bench.step() == {"r0": (5, 1), "r1": (40, 1)}
+
+
+def test_a_prefix_many_wait_for_is_computed_once_in_the_same_step():
+    bench = Bench(max_num_batched_tokens=64)
+    sequences = [bench.submit([*range(8), 50 + i]) for i in range(4)]
+    assert bench.step() == {"r0": (0, 9), "r1": (8, 1), "r2": (8, 1), "r3": (8, 1)}
+    assert len({tuple(sequence.pages[:2]) for sequence in sequences}) == 1
+    assert [sequence.kv_cached for sequence in sequences] == [0, 8, 8, 8]
+    assert bench.store.snapshot().hit_tokens == 24
+
+
+def test_followers_wait_for_a_prefix_that_takes_several_steps():
+    bench = Bench()
+    for i in range(3):
+        bench.submit([*range(32), 50 + i])
+    assert bench.step() == {"r0": (0, 16)}
+    assert bench.step() == {"r0": (16, 16)}
+    assert bench.step() == {"r0": (32, 1), "r1": (32, 1), "r2": (32, 1)}
+
+
+def test_followers_go_on_when_the_one_they_wait_for_is_cancelled():
+    bench = Bench()
+    leader = bench.submit([*range(32), 50])
+    bench.submit([*range(32), 51])
+    bench.step()
+    bench.retire(leader)
+    assert bench.step() == {"r1": (16, 16)}  # what was scheduled is not lost
+
+
+def test_a_prompt_that_higher_ranks_need_is_served_first():
+    bench = Bench()
+    bench.submit([*range(20), 1], priority=5)
+    assert bench.step() == {"r0": (0, 16)}
+    bench.submit([*range(20), 2], priority=0)
+    assert bench.step() == {"r0": (16, 5), "r1": (20, 1)}
+
+
+def test_a_higher_priority_does_not_wait_for_the_rest_of_a_long_prompt():
+    bench = Bench(max_model_len=200)
+    bench.submit(range(100), priority=1)
+    bench.step()
+    bench.submit(range(200, 210), priority=0)
+    plan = bench.plan()
+    assert work(plan) == {"r0": (16, 6), "r1": (0, 10)}
+
+
+def test_the_last_token_is_always_computed():
+    bench = Bench()
+    first = bench.submit(range(8), max_tokens=1)
+    bench.step()
+    assert first.status is SequenceStatus.FINISHED
+    bench.submit(range(8), max_tokens=1)
+    assert bench.step() == {"r1": (4, 4)}
+
+
+def test_a_conversation_extends_its_own_kv():
+    bench = Bench()
+    first = bench.submit(range(6), max_tokens=7)
+    while bench.queues.running or bench.queues.waiting:
+        bench.step(token=3)
+    bench.submit([*range(6), *[3] * 7, 8, 8])
+    assert bench.step() == {"r1": (12, 3)}  # 12 of 13 were computed, in three full blocks
+    assert first.usage().completion_tokens == 7
+
+
+def test_nothing_is_scheduled_beyond_max_tokens_though_results_are_late():
+    bench = Bench()
+    sequence = bench.submit([1, 2, 3], max_tokens=2)
+    first, second, third = bench.plan(), bench.plan(), bench.plan()
+    assert [work(plan) for plan in (first, second, third)] == [{"r0": (0, 3)}, {"r0": (3, 1)}, {}]
+    bench.read(first)
+    bench.read(second)
+    assert sequence.status is SequenceStatus.FINISHED
+    assert sequence.num_generated == 2
+
+
+def test_nothing_is_scheduled_beyond_the_context():
+    bench = Bench(max_model_len=8)
+    sequence = bench.submit(range(6))
+    while bench.queues.running or bench.queues.waiting:
+        bench.step()
+    assert len(sequence.token_ids) == 8
+    assert sequence.num_computed == 7
+
+
+def test_results_of_a_cancelled_sequence_are_dropped_and_its_pages_free_at_once():
+    bench = Bench()
+    sequence = bench.submit(range(6))
+    plan = bench.plan()
+    bench.retire(sequence)
+    bench.retire(sequence)  # twice does no harm
+    assert bench.store.snapshot().num_used == 0
+    bench.read(plan)
+    assert sequence.token_ids == [*range(6)]
+    assert sequence.num_in_flight == 0
+    assert len(bench.queues.free_slots) == 4
+
+
+def test_nobody_overtakes_a_prompt_that_lacks_pages():
+    bench = Bench(num_pages=8, max_model_len=32)
+    bench.submit(range(20))  # 5 pages
+    bench.step()
+    bench.step()
+    bench.submit(range(100, 116))  # 4 pages, 3 are left
+    bench.submit([7])
+    assert [*bench.step()] == ["r0"]
+    # A higher priority may.
+    bench.submit([8], priority=-1)
+    assert [*bench.step()] == ["r0", "r3"]
+
+
+def test_the_watermark_keeps_room_for_those_running():
+    bench = Bench(num_pages=16, max_model_len=60, watermark=0.125)
+    bench.submit(range(4))
+    bench.step()
+    bench.submit(range(100, 149))  # 13 of the 14 left; 2 must stay
+    assert [*bench.step()] == ["r0"]
+    bench = Bench(num_pages=16, max_model_len=60, watermark=0.125)
+    bench.submit(range(4))
+    bench.step()
+    bench.submit(range(100, 148))
+    assert [*bench.step()] == ["r0", "r1"]
+
+
+def exhausted():
+    """Three sequences of one page each in a pool of three, about to need a second page."""
+    bench = Bench(num_pages=3, max_model_len=12)
+    sequences = [bench.submit([10 * i, 1, 2], priority=p) for i, p in enumerate((0, 1, 0))]
+    bench.step()
+    bench.step()
+    assert [len(sequence.pages) for sequence in sequences] == [1, 1, 1]
+    return bench, sequences
+
+
+def test_the_lowest_priority_then_the_latest_is_preempted():
+    bench, (first, low, late) = exhausted()
+    plan = bench.plan()
+    assert plan.preemptions == (low, late)
+    assert work(plan) == {"r0": (4, 1)}
+    assert (low.preemptions, late.preemptions) == (1, 1)
+    assert bench.queues.waiting == [late, low]
+    assert len(first.pages) == 2
+
+
+def test_a_preempted_sequence_resumes_from_its_cached_blocks():
+    bench, (first, low, late) = exhausted()
+    bench.read(bench.plan())
+    bench.retire(first)
+    # Its first block survived in the index; the token after it was not computed yet.
+    assert bench.step() == {"r2": (4, 1)}
+    assert late.usage().recomputed == 0
+    bench.retire(late)
+    bench.step()
+    # Its page was the one taken: four tokens were computed, and are again.
+    assert low.usage().recomputed == 4
+    assert low.kv_cached == 0  # of its first admission
+
+
+def test_a_preempted_sequence_waits_for_its_token_in_flight():
+    bench = Bench(num_pages=3, max_model_len=12)
+    first, second = bench.submit([1, 2, 3, 4]), bench.submit([5, 6, 7, 8])
+    bench.read(bench.plan())
+    before = bench.plan()
+    assert len(before.preemptions) == 1  # one page was left for two
+    assert second.status is SequenceStatus.WAITING
+    bench.retire(first)
+    bench.read(before)
+    assert bench.step() == {"r1": (4, 1)}
+
+
+def test_recomputed_counts_tokens_computed_twice():
+    bench = Bench(num_pages=3, max_model_len=12, prefix_caching=False)
+    first, second = bench.submit([1, 2, 3]), bench.submit([5, 6, 7])
+    for _ in range(6):
+        bench.step()
+    assert second.preemptions == 1
+    num_computed = second.most_computed
+    bench.retire(first)
+    bench.step()
+    assert second.usage().recomputed == num_computed
+    assert second.usage().computed == 3
+
+
+def test_a_returning_sequence_leaves_everybody_a_page_to_grow():
+    bench = Bench(num_pages=6, max_model_len=20)
+    first, second = bench.submit(range(11)), bench.submit(range(50, 61))
+    bench.step()
+    while not second.preemptions:
+        bench.step()
+    # 4 of 6 pages are the first one's; the second needs 3 or 4 of them and one to spare.
+    for _ in range(3):
+        assert [*bench.step()] == ["r0"]
+    bench.retire(first)
+    assert "r1" in bench.step()
+
+
+def test_warm_prefixes_are_computed_without_sampling():
+    bench = Bench()
+    warm = bench.submit(range(10), is_warm=True)
+    plan = bench.plan()
+    assert work(plan) == {"r0": (0, 8)}
+    assert not plan.rows[0].samples
+    assert warm.is_warmed
+    bench.retire(warm)
+    again = bench.submit(range(10), is_warm=True)
+    plan = bench.plan()
+    assert work(plan) == {}
+    assert again.is_warmed
+    assert again.kv_cached == 8
+
+
+def test_common_prefixes_are_neighbours_in_the_rows():
+    bench = Bench(max_num_seqs=6, max_num_batched_tokens=64)
+    for i in range(6):
+        bench.submit([i % 2] * 8 + [i])
+    bench.step()
+    names = [*bench.step()]
+    assert sorted([names[:3], names[3:]]) == [["r0", "r2", "r4"], ["r1", "r3", "r5"]]
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "last_chunk", "put_off"),
+    [(64, 10, 0), (66, 60, 2), (73, 60, 0), (66, 2, 0), (2, 2, 0), (3, 3, 0), (129, 129, 1)],
+)
+def test_a_step_that_barely_exceeds_a_bucket_is_cut(num_tokens, last_chunk, put_off):
+    assert batcher.trim_to_bucket(num_tokens, last_chunk, token_buckets(256)) == put_off
+
+
+def test_what_is_cut_comes_in_the_next_step():
+    bench = Bench(max_num_batched_tokens=64, token_buckets=token_buckets(64))
+    bench.submit(range(34))
+    plan = bench.plan()
+    assert work(plan) == {"r0": (0, 32)}
+    assert not plan.rows[0].samples
+    assert bench.step() == {"r0": (32, 2)}
+
+
+def test_the_chunk_others_count_on_is_not_cut():
+    bench = Bench(max_num_batched_tokens=64, token_buckets=token_buckets(64))
+    bench.submit([*range(32), 99])
+    bench.submit(range(32), is_warm=True)
+    plan = bench.plan()
+    assert work(plan) == {"r0": (0, 33)}  # 32 would be a bucket
+    assert [admission.num_matched for admission in plan.admissions] == [0, 8]
