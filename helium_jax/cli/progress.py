@@ -14,10 +14,9 @@ def compile_progress(console: Console) -> Iterator[Callable[[int, int, str], Non
     The callback takes (programs done, programs in all, what is compiled now), from any thread.
     """
     with Progress(
-        TextColumn("compiling"),
+        TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.description}"),
         TimeElapsedColumn(),
         console=console,
         transient=True,
@@ -25,6 +24,6 @@ def compile_progress(console: Console) -> Iterator[Callable[[int, int, str], Non
         task = bar.add_task("loading weights", total=None)
 
         def on_progress(done: int, total: int, what: str) -> None:
-            bar.update(task, completed=done, total=total, description=what)
+            bar.update(task, completed=done, total=total, description=f"compiling {what}")
 
         yield on_progress

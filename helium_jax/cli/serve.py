@@ -3,9 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import os
-import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +12,13 @@ from rich.panel import Panel
 
 from helium_jax.cli.engine_options import engine_config, engine_options
 from helium_jax.cli.progress import compile_progress
+from helium_jax.cli.signals import serve_until_signal
 from helium_jax.config import EngineConfig
 from helium_jax.errors import RequestError
 from helium_jax.runtime import Runtime, open_runtime
 from helium_jax.server import RunningServer, ServerConfig, make_app, start_server
 from helium_jax.telemetry.logs import make_handler
 
-log = logging.getLogger(__name__)
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -108,33 +105,9 @@ async def _serve(
             )
         server = await start_server(make_app(runtime, config), config)
         _announce(runtime, server, config, console)
-        return await _until_signal(server, config, console)
-
-
-async def _until_signal(server: RunningServer, config: ServerConfig, console: Console) -> int:
-    """Waits for the first signal, then drains; returns the exit code."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def on_signal(number: int) -> None:
-        if stop.is_set():
-            console.print("ending at once")
-            sys.stdout.flush()
-            os._exit(128 + number)  # the user's second word: nothing may delay it
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
-    await stop.wait()
-    console.print(
-        f"shutting down: running requests have {config.shutdown_timeout_s:g} s; "
-        "a second signal ends at once"
-    )
-    is_clean = await server.drain(config.shutdown_timeout_s)
-    await server.close()
-    if not is_clean:
-        console.print("[red]requests were cut off[/red]")
-    return 0 if is_clean else 1
+        return await serve_until_signal(
+            server, config.shutdown_timeout_s, lambda text: console.print(text, style="yellow")
+        )
 
 
 def _announce(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from aiohttp import web
+from msgspec import Struct
 
 from helium_jax.server import health, models, openai
 from helium_jax.server.bodies import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
@@ -44,13 +45,30 @@ class Route:
     handler: Handler
 
 
-def _post(path: str, summary: str, handler: Handler, **types: type) -> Route:
-    operation = Operation(method="post", path=path, summary=summary, **types)
+def _post(
+    path: str,
+    summary: str,
+    handler: Handler,
+    *,
+    body: type[Struct],
+    reply: type[Struct],
+    streams: type[Struct] | None = None,
+) -> Route:
+    operation = Operation(
+        method="post", path=path, summary=summary, body=body, reply=reply, streams=streams
+    )
     return Route(operation=operation, handler=handler)
 
 
-def _get(path: str, summary: str, handler: Handler, **more: object) -> Route:
-    operation = Operation(method="get", path=path, summary=summary, **more)  # type: ignore[arg-type]
+def _get(
+    path: str,
+    summary: str,
+    handler: Handler,
+    *,
+    reply: type[Struct] | None = None,
+    is_open: bool = False,
+) -> Route:
+    operation = Operation(method="get", path=path, summary=summary, reply=reply, is_open=is_open)
     return Route(operation=operation, handler=handler)
 
 

@@ -101,12 +101,18 @@ CHAT = {
 }
 COMPLETION = {"model": "fake", "prompt": "Once upon", "temperature": 0, "max_tokens": 8}
 
+
+def load_test_text() -> TextModel:
+    """A byte-level tokenizer, as FakeGenerator's answers suppose: ids below 256 are bytes."""
+    return load_text("x")
+
+
 Serve = Callable[..., contextlib.AbstractAsyncContextManager[Served]]
 
 
 @pytest.fixture(scope="session")
 def text() -> TextModel:
-    return load_text("x")
+    return load_test_text()
 
 
 @pytest.fixture
