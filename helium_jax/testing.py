@@ -6,6 +6,7 @@ different ones, so a test notices an answer that went to the wrong row.
 """
 
 import asyncio
+import codecs
 import hashlib
 import heapq
 import itertools
@@ -28,6 +29,7 @@ from helium_jax.types import (
 )
 
 FAKE_EOS_ID = 256
+FAKE_ROLE_IDS = {"system": 257, "user": 258, "assistant": 259}
 FAKE_MODEL = ModelInfo(
     name="fake",
     vocab_size=512,
@@ -86,6 +88,58 @@ async def settle(rounds: int = 20) -> None:
     """Lets every task that can run do so: tasks waiting for a future or a timer stay put."""
     for _ in range(rounds):
         await asyncio.sleep(0)
+
+
+class FakeText:
+    """A byte-level text bundle to go with `FakeGenerator`: meets `executor.TextCodec`."""
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Each message as a mark for its role, its bytes and a closing mark."""
+        ids: list[int] = []
+        for message in messages:
+            ids += [FAKE_ROLE_IDS[message["role"]], *self.encode(message["content"]), FAKE_EOS_ID]
+        return [*ids, FAKE_ROLE_IDS["assistant"]]
+
+    def encode(self, text: str) -> list[int]:
+        """The text's bytes; lone surrogates become question marks."""
+        return list(text.encode("utf-8", "replace"))
+
+    def detokenizer(self, stop: Sequence[str] = ()) -> "FakeDetokenizer":
+        """A new detokenizer for one answer."""
+        return FakeDetokenizer(stop)
+
+
+class FakeDetokenizer:
+    """Bytes to text, as late as needed: nothing of a stop string ever comes out."""
+
+    def __init__(self, stop: Sequence[str] = ()) -> None:
+        self._stop = tuple(stop)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = ""
+        self.is_stopped = False
+
+    def push(self, token_ids: Sequence[int]) -> str:
+        """The text that is certain now; ids that are no bytes have no text."""
+        if self.is_stopped:
+            return ""
+        self._held += self._decoder.decode(bytes(i for i in token_ids if i < 256))
+        ends = [end for stop in self._stop if (end := self._held.find(stop)) >= 0]
+        if ends:
+            self.is_stopped = True
+            return self._give(min(ends))
+        longest = max(map(len, self._stop), default=1)
+        return self._give(max(len(self._held) - longest + 1, 0))
+
+    def finish(self) -> str:
+        """What is left."""
+        if self.is_stopped:
+            return ""
+        self._held += self._decoder.decode(b"", final=True)
+        return self._give(len(self._held))
+
+    def _give(self, count: int) -> str:
+        text, self._held = self._held[:count], self._held[count:]
+        return text
 
 
 class FakeGenerator:
