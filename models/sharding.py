@@ -8,7 +8,7 @@ inserts one sum over devices after `o` and one after `down`.
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from helium_jax.models.config import ModelConfig
 from helium_jax.models.params import Experts, Ffn, Layer, Params, QuantizedMatrix
@@ -53,7 +53,7 @@ def pages_spec(axis: str = "model") -> PartitionSpec:
     return PartitionSpec(None, None, axis)
 
 
-def params_shardings(config: ModelConfig, mesh: Mesh, axis: str = "model") -> Params:
+def params_shardings(config: ModelConfig, mesh: Mesh | AbstractMesh, axis: str = "model") -> Params:
     """The tree of `config` with a NamedSharding in place of every array, for `load_hf`.
 
     Raises:

@@ -162,3 +162,9 @@ def parity_case(request):
 def oracle():
     """The function `oracle_logits`."""
     return oracle_logits
+
+
+@pytest.fixture(scope="session")
+def save_model():
+    """The function `save_random_model`."""
+    return save_random_model
