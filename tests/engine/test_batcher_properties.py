@@ -51,7 +51,8 @@ def make_config(**choices) -> ResolvedEngineConfig:
 
 def next_token(tokens: tuple[int, ...]) -> int:
     """The model: any fixed function of the whole prefix. 0 ends a sequence."""
-    return zlib.crc32(bytes(tokens)) % (ALPHABET + 1)
+    number = zlib.crc32(bytes(tokens)) % 24
+    return 0 if number == 0 else 1 + number % ALPHABET
 
 
 def generate_alone(prompt: tuple[int, ...], limit: int) -> list[int]:
@@ -100,11 +101,11 @@ class Device:
 
 class BatcherMachine(RuleBasedStateMachine):
     @initialize(
-        longest_in_pages=st.integers(1, 6),
-        extra_pages=st.sampled_from([0, 0, 1, 3, 10]),
-        max_num_seqs=st.integers(1, 5),
+        longest_in_pages=st.integers(2, 7),
+        extra_pages=st.sampled_from([0, 0, 1, 2, 4]),
+        max_num_seqs=st.integers(1, 6),
         extra_tokens=st.sampled_from([0, 1, 5, 20]),
-        steps_in_flight=st.sampled_from([1, 2]),
+        steps_in_flight=st.sampled_from([1, 2, 3]),  # the batcher sets no limit
         pin_budget=st.sampled_from([0.0, 0.5]),
         watermark=st.sampled_from([0.0, 0.01, 0.2]),
     )
@@ -142,22 +143,27 @@ class BatcherMachine(RuleBasedStateMachine):
         return [*self.queues.waiting, *self.queues.running]
 
     @rule(
-        prompt=st.lists(st.integers(1, ALPHABET), min_size=1, max_size=23),
-        repeat=st.integers(0, 3),
-        max_tokens=st.one_of(st.none(), st.integers(1, 12)),
+        prompt=st.lists(st.integers(1, ALPHABET), min_size=1, max_size=11),
+        repeat=st.integers(0, 5),
+        max_tokens=st.sampled_from([None, None, None, 1, 5, 12]),
         priority=st.sampled_from([0, 0, 0, 1, -1]),
         salt=st.sampled_from(["", "", "", "other"]),
         next_use=st.one_of(st.none(), st.integers(0, 9)),
-        is_warm=st.sampled_from([False, False, False, True]),
+        is_warm=st.sampled_from([False] * 6 + [True]),
         follows=st.booleans(),
+        diverge=st.booleans(),
     )
-    def submit(self, prompt, repeat, max_tokens, priority, salt, next_use, is_warm, follows):
+    def submit(
+        self, prompt, repeat, max_tokens, priority, salt, next_use, is_warm, follows, diverge
+    ):
         if follows and self.sequences:
             # A conversation goes on: the prompt begins with another's prompt and output.
             prompt = self.sequences[-1].token_ids + prompt
         prompt = tuple(prompt[: self.config.max_model_len - 1])
         assert can_ever_run(len(prompt), self.config)
-        for _ in range(repeat + 1):
+        for i in range(repeat + 1):
+            if diverge:
+                prompt = (*prompt[:-1], 1 + i % ALPHABET)
             sequence = new_sequence(
                 GenerateRequest(
                     request_id=str(len(self.sequences)),
@@ -212,6 +218,10 @@ class BatcherMachine(RuleBasedStateMachine):
     def step(self, count):
         for _ in range(count):
             self.run_step()
+
+    @rule(count=st.integers(6, 15))
+    def step_far(self, count):
+        self.step(count)
 
     def run_step(self):
         plan = self.decide_checked()
@@ -332,8 +342,8 @@ def test_every_sequence_finishes_and_reads_only_its_own_tokens():
     run_state_machine_as_test(
         BatcherMachine,
         settings=settings(
-            max_examples=150,
-            stateful_step_count=30,
+            max_examples=200,
+            stateful_step_count=50,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
         ),
