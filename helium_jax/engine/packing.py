@@ -107,6 +107,7 @@ def step_layout(
     max_model_len: int,
     page_size: int,
     num_pages: int,
+    deterministic: bool,
 ) -> StepLayout:
     """The layout of one token bucket: at most one sequence per row of its token axis."""
     num_seqs = min(num_tokens, max(max_num_seqs, 2))
@@ -120,6 +121,7 @@ def step_layout(
             pages_per_seq=-(-max_model_len // page_size),
             page_size=page_size,
             num_pages=num_pages,
+            deterministic=deterministic,
         ),
     )
 
@@ -129,7 +131,6 @@ def pack_step(
     sequences: Series[PackedSequence],
     *,
     cascade: bool,
-    deterministic: bool,
 ) -> tuple[np.ndarray, Variant]:
     """Packs a step; no sequences at all make the empty step that warm-up runs.
 
@@ -166,7 +167,6 @@ def pack_step(
         kv_lens,
         tables,
         cascade=cascade,
-        deterministic=deterministic,
         out=out[attention:end],
     )
     return out, needed

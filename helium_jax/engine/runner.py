@@ -104,6 +104,7 @@ class Runner:
                 max_model_len=config.max_model_len,
                 page_size=config.page_size,
                 num_pages=config.num_pages,
+                deterministic=config.deterministic,
             )
             for bucket in config.token_buckets
         )
@@ -149,7 +150,6 @@ class Runner:
             layout,
             sequences,
             cascade=self._config.cascade,
-            deterministic=self._config.deterministic,
         )
         self._pages, self._state, sampled, logits = self._program(layout)(
             self._params, self._pages, self._state, packed

@@ -20,6 +20,8 @@ class AttentionLayout:
         run_pages: pages a block reads at a time; runs begin at multiples of it when a sequence is
             read from its start, whatever the block.
         unit_pages: pages that single rows read at a time, together.
+        deterministic: a row's bits depend on its own sequence only: neither on its neighbours, nor
+            on the chunk it came in, nor on the bucket, nor on what was cached.
     """
 
     num_tokens: int
@@ -30,6 +32,7 @@ class AttentionLayout:
     block_rows: int
     run_pages: int
     unit_pages: int
+    deterministic: bool
 
     @property
     def max_blocks(self) -> int:
@@ -109,6 +112,7 @@ def make_layout(
     pages_per_seq: int,
     page_size: int,
     num_pages: int,
+    deterministic: bool = False,
     block_rows: int | None = None,
     run_pages: int | None = None,
     unit_pages: int | None = None,
@@ -117,7 +121,8 @@ def make_layout(
 
     A step of T tokens has at most T sequences with work, so callers pass
     `num_seqs=min(num_tokens, max_num_seqs)`. The last three arguments are tuning; None takes what
-    was measured to be good on CPUs (see README.md).
+    was measured to be good on CPUs (see README.md). Deterministic engines give every bucket the
+    same ones.
 
     Raises:
         ValueError: a capacity is below 1, or num_tokens below 2 (a row that is alone in a product
@@ -129,9 +134,12 @@ def make_layout(
         pages_per_seq=pages_per_seq,
         page_size=page_size,
         num_pages=num_pages,
-        block_rows=min(num_tokens, 32) if block_rows is None else block_rows,
+        block_rows=_default_block_rows(num_tokens, deterministic)
+        if block_rows is None
+        else block_rows,
         run_pages=max(1, 256 // max(page_size, 1)) if run_pages is None else run_pages,
         unit_pages=_default_unit_pages(num_seqs, page_size) if unit_pages is None else unit_pages,
+        deterministic=deterministic,
     )
     for name in ("num_seqs", "pages_per_seq", "page_size", "num_pages", "run_pages", "unit_pages"):
         if getattr(layout, name) < 1:
@@ -159,6 +167,11 @@ def unpack_batch(layout: AttentionLayout, ints: jax.Array) -> AttentionBatch:
         arrays[name] = ints[start:end].reshape(shape)
         start = end
     return AttentionBatch(**arrays, layout=layout)
+
+
+def _default_block_rows(num_tokens: int, deterministic: bool) -> int:
+    """Equal blocks in all buckets where bits matter: their shape decides the order of sums."""
+    return 8 if deterministic else min(num_tokens, 32)
 
 
 def _default_unit_pages(num_seqs: int, page_size: int) -> int:

@@ -18,7 +18,6 @@ def pack_batch(
     page_tables: np.ndarray,
     *,
     cascade: bool,
-    deterministic: bool,
     out: np.ndarray,
     costs: CascadeCosts = CASCADE_COSTS,
 ) -> None:
@@ -32,15 +31,16 @@ def pack_batch(
         kv_lens: [num_seqs], tokens of each sequence, the new ones included.
         page_tables: integers [num_seqs, any number of columns]; entries beyond a sequence's length
             are ignored, whatever they are.
-        cascade: read prefixes that several sequences share (equal leading page ids) once. Has no
-            effect together with `deterministic`, where a row never shares a piece of work.
-        deterministic: choose work so that a row's result bits depend on its own sequence only.
+        cascade: read prefixes that several sequences share (equal leading page ids) once.
         out: int32 [layout.num_ints], overwritten entirely.
         costs: decides which shared prefixes are worth a block of their own.
 
     Raises:
-        ValueError: lengths, tables or `out` do not fit the layout; the message names the sequence.
+        ValueError: cascade with a deterministic layout, whose rows never share a piece of work; or
+            lengths, tables or `out` do not fit the layout; the message names the sequence.
     """
+    if cascade and layout.deterministic:
+        raise ValueError("cascade=True is impossible with a deterministic layout; turn one off")
     query_lens = np.asarray(query_lens, np.int32)
     kv_lens = np.asarray(kv_lens, np.int32)
     num_pages_of = -(-kv_lens // layout.page_size)
@@ -69,11 +69,11 @@ def pack_batch(
     )
     arrays["token_positions"][num_tokens:] = 0
 
-    in_units = np.zeros(num_seqs, bool) if deterministic else query_lens == 1
+    in_units = np.zeros(num_seqs, bool) if layout.deterministic else query_lens == 1
     in_blocks = ~in_units & (query_lens > 0)
     own_blocks = np.where(in_blocks, -(-query_lens // layout.block_rows), 0)
     groups: list[PrefixGroup] = []
-    if cascade and not deterministic:
+    if cascade:
         groups = _choose_groups(
             layout, page_tables[:, :width], query_lens, kv_lens, own_blocks, costs
         )

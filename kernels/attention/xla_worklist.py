@@ -1,8 +1,7 @@
 """Paged attention as two XLA loops over the work list: rows read alone, and blocks of rows.
 
-Both loops fold their pieces into one accumulator per row (unnormalised output, running maximum,
-running sum of exponentials, all float32), so a row may be in any number of pieces; the merge rule
-is that of `merge.py`. Trip counts come from the data: padding costs nothing.
+Both loops fold their pieces into one `Partial` of T + 1 rows, so a row may be in any number of
+pieces; row T collects what padding computes. Trip counts come from the data: padding costs nothing.
 
 - *Units* (one row, one page) serve sequences with a single new token. One iteration takes
   `unit_pages` of them, of any mixture of sequences: ragged contexts waste at most one iteration.
@@ -18,29 +17,16 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from helium_jax.kernels.attention.layout import AttentionBatch
+from helium_jax.kernels.attention.merge import (
+    HIDDEN,
+    Partial,
+    empty_partial,
+    finish_partial,
+    merge_partials,
+)
 from helium_jax.kernels.pages import KVPages, from_storage
-
-# Finite, so that differences of two of them are 0 and not NaN; exp(HIDDEN - anything real) is 0.
-HIDDEN = np.float32(-1e30)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Rows:
-    """Accumulators by row; row T collects what padding computes.
-
-    Attributes:
-        out: float32 [T + 1, K, G, H], sum of exp(score - peak) times value.
-        peak: float32 [T + 1, K, G], largest score so far.
-        total: float32 [T + 1, K, G], sum of exp(score - peak).
-    """
-
-    out: jax.Array
-    peak: jax.Array
-    total: jax.Array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,25 +102,17 @@ def attend_worklist(
         window=window,
         soft_cap=soft_cap,
     )
-    rows = _Rows(
-        out=jnp.zeros(step.q.shape, jnp.float32),
-        peak=jnp.full(step.q.shape[:-1], HIDDEN),
-        total=jnp.zeros(step.q.shape[:-1], jnp.float32),
-    )
+    rows = empty_partial(step.q.shape[:-1], head_size)
     with jax.named_scope("attend_blocks"):
         rows = _attend_blocks(step, rows)
     with jax.named_scope("attend_units"):
         rows = _attend_units(step, rows)
 
-    total = rows.total[:num_tokens]
-    empty = total == 0.0
-    safe = jnp.where(empty, 1.0, total)
-    out = rows.out[:num_tokens] / safe[..., None]
-    lse = jnp.where(empty, -jnp.inf, rows.peak[:num_tokens] + jnp.log(safe))
+    out, lse = finish_partial(jax.tree.map(lambda x: x[:num_tokens], rows))
     return out.reshape(q.shape).astype(q.dtype), lse.reshape(num_tokens, num_heads)
 
 
-def _attend_units(step: _Step, rows: _Rows) -> _Rows:
+def _attend_units(step: _Step, rows: Partial) -> Partial:
     """Every single-row sequence, `unit_pages` pages at a time in order of sequences."""
     layout, batch = step.batch.layout, step.batch
     width, page_size = layout.unit_pages, layout.page_size
@@ -147,7 +125,7 @@ def _attend_units(step: _Step, rows: _Rows) -> _Rows:
     bases = ends - counts - starts  # unit number minus base is the page column
     num_units = ends[-1]
 
-    def attend(i: jax.Array, rows: _Rows) -> _Rows:
+    def attend(i: jax.Array, rows: Partial) -> Partial:
         units = i * width + jnp.arange(width, dtype=jnp.int32)  # [W]
         seqs = jnp.sum(units[:, None] >= ends[None, :], axis=1, dtype=jnp.int32)
         real = units < num_units
@@ -168,7 +146,7 @@ def _attend_units(step: _Step, rows: _Rows) -> _Rows:
         weights = jnp.exp(scores - peak[targets][..., None])
         keep = jnp.exp(rows.peak - peak)
         out = jnp.einsum("wkgb,wkbh->wkgh", weights, values)
-        return _Rows(
+        return Partial(
             out=(rows.out * keep[..., None]).at[targets].add(out),
             peak=peak,
             total=(rows.total * keep).at[targets].add(jnp.sum(weights, axis=-1)),
@@ -177,14 +155,14 @@ def _attend_units(step: _Step, rows: _Rows) -> _Rows:
     return jax.lax.fori_loop(0, (num_units + width - 1) // width, attend, rows)
 
 
-def _attend_blocks(step: _Step, rows: _Rows) -> _Rows:
+def _attend_blocks(step: _Step, rows: Partial) -> Partial:
     """Every block, one after another; own blocks only in windowed layers."""
     layout, batch = step.batch.layout, step.batch
     num_rows, width, page_size = layout.block_rows, layout.run_pages, layout.page_size
     _, kv_heads, group, head_size = step.q.shape
     stacked = (kv_heads, group * num_rows)
 
-    def attend(b: jax.Array, rows: _Rows) -> _Rows:
+    def attend(b: jax.Array, rows: Partial) -> Partial:
         targets = batch.block_rows[b]  # [R]
         positions = step.positions[targets]
         row_positions = jnp.tile(positions, group)  # [G * R]
@@ -197,8 +175,7 @@ def _attend_blocks(step: _Step, rows: _Rows) -> _Rows:
             first = jnp.maximum(oldest - step.window + 1, 0) // page_size
             start = first // width * width
 
-        def attend_run(i: jax.Array, part: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-            out, peak, total = part
+        def attend_run(i: jax.Array, part: Partial) -> Partial:
             column = start + i * width
             page_ids = jax.lax.dynamic_slice(table, (column,), (width,))
             offsets = jnp.arange(width * page_size, dtype=jnp.int32)
@@ -215,39 +192,29 @@ def _attend_blocks(step: _Step, rows: _Rows) -> _Rows:
                 "krh,khj->krj", queries, keys.reshape(kv_heads, head_size, width * page_size)
             )
             scores = step.finish_scores(scores, visible)
-            new_peak = jnp.maximum(peak, jnp.max(scores, axis=-1))
-            weights = jnp.exp(scores - new_peak[..., None])
-            keep = jnp.exp(peak - new_peak)
+            peak = jnp.maximum(part.peak, jnp.max(scores, axis=-1))
+            weights = jnp.exp(scores - peak[..., None])
+            keep = jnp.exp(part.peak - peak)
             new = jnp.einsum(
                 "krj,kjh->krh", weights, values.reshape(kv_heads, width * page_size, head_size)
             )
-            return (
-                out * keep[..., None] + new,
-                new_peak,
-                total * keep + jnp.sum(weights, axis=-1),
+            return Partial(
+                out=part.out * keep[..., None] + new,
+                peak=peak,
+                total=part.total * keep + jnp.sum(weights, axis=-1),
             )
 
         num_runs = (num_keys - start * page_size + width * page_size - 1) // (width * page_size)
-        part = (
-            jnp.zeros((*stacked, head_size), jnp.float32),
-            jnp.full(stacked, HIDDEN),
-            jnp.zeros(stacked, jnp.float32),
-        )
-        out, peak, total = jax.lax.fori_loop(0, num_runs, attend_run, part)
+        part = jax.lax.fori_loop(0, num_runs, attend_run, empty_partial(stacked, head_size))
 
-        by_row = (kv_heads, group, num_rows)
-        out = out.reshape(*by_row, head_size).transpose(2, 0, 1, 3)  # [R, K, G, H]
-        peak, total = (x.reshape(by_row).transpose(2, 0, 1) for x in (peak, total))
-        old_peak = rows.peak[targets]
-        new_peak = jnp.maximum(old_peak, peak)
-        old_keep, keep = jnp.exp(old_peak - new_peak), jnp.exp(peak - new_peak)
-        new_out = rows.out[targets] * old_keep[..., None] + out * keep[..., None]
-        new_total = rows.total[targets] * old_keep + total * keep
-        return _Rows(
-            out=rows.out.at[targets].set(new_out),
-            peak=rows.peak.at[targets].set(new_peak),
-            total=rows.total.at[targets].set(new_total),
+        split = (kv_heads, group, num_rows)
+        by_row = Partial(
+            out=part.out.reshape(*split, head_size).transpose(2, 0, 1, 3),  # [R, K, G, H]
+            peak=part.peak.reshape(split).transpose(2, 0, 1),
+            total=part.total.reshape(split).transpose(2, 0, 1),
         )
+        merged = merge_partials(jax.tree.map(lambda x: x[targets], rows), by_row)
+        return jax.tree.map(lambda x, new: x.at[targets].set(new), rows, merged)
 
     num_blocks = batch.block_counts[1 if step.window is None else 0]
     return jax.lax.fori_loop(0, num_blocks, attend, rows)

@@ -1,5 +1,7 @@
 """Implementations x cases x dtypes against the reference, over pools full of NaN."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,6 @@ import pytest
 from helium_jax.kernels.attention import IMPLEMENTATIONS, pack_batch, paged_attention, unpack_batch
 from helium_jax.kernels.attention.cascade import CascadeCosts
 from helium_jax.kernels.attention.cases import CASES, TOLERANCES, AttentionCase, make_inputs
-from helium_jax.kernels.attention.layout import AttentionLayout
 from helium_jax.kernels.attention.pack import CASCADE_COSTS
 
 FREE_GROUPS = CascadeCosts(block_page=0.0, block=0.0)
@@ -25,7 +26,7 @@ def run(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Output and log-sum-exp of one case as float32."""
     inputs = make_inputs(case, dtype)
-    layout: AttentionLayout = inputs.layout
+    layout = dataclasses.replace(inputs.layout, deterministic=deterministic)
     ints = np.full(layout.num_ints, -7, np.int32)
     pack_batch(
         layout,
@@ -33,7 +34,6 @@ def run(
         case.kv_lens,
         inputs.page_tables,
         cascade=cascade,
-        deterministic=deterministic,
         out=ints,
         costs=costs,
     )

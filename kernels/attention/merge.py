@@ -1,0 +1,61 @@
+"""Attention over parts of the keys, and the log-sum-exp rule that puts the parts together."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Score of a key that may not be seen, and peak of a part that saw none. Finite, so that the
+# difference of two of them is 0 and not NaN; exp(HIDDEN - any real score) is exactly 0.
+HIDDEN = np.float32(-1e30)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partial:
+    """Softmax attention of some rows over a part of their keys, not yet normalised.
+
+    `...` are any row axes. A part that saw nothing has weight 0 in every merge.
+
+    Attributes:
+        out: float32 [..., H], sum of exp(score - peak) times value.
+        peak: float32 [...], largest score; HIDDEN if there was none.
+        total: float32 [...], sum of exp(score - peak).
+    """
+
+    out: jax.Array
+    peak: jax.Array
+    total: jax.Array
+
+
+def empty_partial(rows: tuple[int, ...], head_size: int) -> Partial:
+    """The part without keys."""
+    return Partial(
+        out=jnp.zeros((*rows, head_size), jnp.float32),
+        peak=jnp.full(rows, HIDDEN),
+        total=jnp.zeros(rows, jnp.float32),
+    )
+
+
+def merge_partials(one: Partial, other: Partial) -> Partial:
+    """The same rows over both parts' keys: sums weighted by exp(peak - common peak).
+
+    A part whose keys were all hidden may carry any finite out and total (each exp(0) instead of
+    0): its peak is HIDDEN, so beside a part with a real score its weight is exactly 0.
+    """
+    peak = jnp.maximum(one.peak, other.peak)
+    keep_one, keep_other = jnp.exp(one.peak - peak), jnp.exp(other.peak - peak)
+    return Partial(
+        out=one.out * keep_one[..., None] + other.out * keep_other[..., None],
+        peak=peak,
+        total=one.total * keep_one + other.total * keep_other,
+    )
+
+
+def finish_partial(partial: Partial) -> tuple[jax.Array, jax.Array]:
+    """Normalised out [..., H] and log-sum-exp [...], float32; zeros and -inf where nothing was."""
+    empty = partial.peak <= HIDDEN
+    total = jnp.where(empty, 1.0, partial.total)
+    out = jnp.where(empty[..., None], 0.0, partial.out / total[..., None])
+    return out, jnp.where(empty, -jnp.inf, partial.peak + jnp.log(total))
