@@ -17,9 +17,11 @@ Name = Annotated[str, Meta(min_length=1, max_length=256)]
 
 
 class StreamOptions(Struct, kw_only=True, frozen=True):
-    """`include_usage`: one more chunk with the usage at the end."""
+    """`include_usage`: one more chunk with the usage at the end; `continuous_usage_stats` (vLLM's):
+    the usage so far in every chunk as well."""
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class SamplingFields(Struct, kw_only=True, frozen=True):

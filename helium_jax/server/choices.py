@@ -32,15 +32,15 @@ class Piece:
         token_ids: the new ids.
         logprobs: one per new id, if asked for.
         finish_reason: "stop" or "length" on a sequence's last piece.
-        usage: on a sequence's last piece.
+        usage: so far, this piece included.
     """
 
     index: int
     text: str
     token_ids: tuple[int, ...]
+    usage: Usage
     logprobs: tuple[TokenLogprobs, ...] = ()
     finish_reason: str | None = None
-    usage: Usage | None = None
 
 
 class Pieces:
@@ -170,7 +170,7 @@ async def _pump(
             token_ids=event.token_ids,
             logprobs=event.logprobs,
             finish_reason=reason,
-            usage=None if reason is None else replace(usage, completion_tokens=num_tokens),
+            usage=replace(usage, completion_tokens=num_tokens),
         )
         if reason is not None:
             metrics.observe("request_decode_time_seconds", last - first)

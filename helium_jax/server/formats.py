@@ -46,8 +46,8 @@ class Format(Protocol):
         """The answer in one."""
         ...
 
-    def chunks(self, piece: Piece, *, with_null_usage: bool) -> Iterator[Struct]:
-        """The events for one piece."""
+    def chunks(self, piece: Piece, *, usage: UsageReply | bool) -> Iterator[Struct]:
+        """The events for one piece; `usage` is what each carries, True for a null."""
         ...
 
     def usage_chunk(self, usage: UsageReply) -> Struct:
@@ -86,23 +86,23 @@ class ChatFormat:
             warnings=self._warnings,
         )
 
-    def chunks(self, piece: Piece, *, with_null_usage: bool) -> Iterator[ChatChunk]:
+    def chunks(self, piece: Piece, *, usage: UsageReply | bool) -> Iterator[ChatChunk]:
         """The role before a sequence's first text, its texts, its finish reason."""
         if piece.index not in self._begun:
             self._begun.add(piece.index)
             opening = Delta(role="assistant", content="")
-            yield self._chunk([ChunkChoice(index=piece.index, delta=opening)], with_null_usage)
+            yield self._chunk([ChunkChoice(index=piece.index, delta=opening)], usage)
         logprobs = self._logprobs([piece])
         if piece.text or logprobs is not None:
             gained = ChunkChoice(
                 index=piece.index, delta=Delta(content=piece.text), logprobs=logprobs
             )
-            yield self._chunk([gained], with_null_usage)
+            yield self._chunk([gained], usage)
         if piece.finish_reason is not None:
             closing = ChunkChoice(
                 index=piece.index, delta=Delta(), finish_reason=piece.finish_reason
             )
-            yield self._chunk([closing], with_null_usage)
+            yield self._chunk([closing], usage)
 
     def usage_chunk(self, usage: UsageReply) -> ChatChunk:
         """No choices, only the usage."""
@@ -173,7 +173,7 @@ class CompletionFormat:
             )
         return self._reply(choices, usage)
 
-    def chunks(self, piece: Piece, *, with_null_usage: bool) -> Iterator[CompletionReply]:
+    def chunks(self, piece: Piece, *, usage: UsageReply | bool) -> Iterator[CompletionReply]:
         """One event per piece that has something to say."""
         text = self._echoes.pop(piece.index, "") + piece.text
         logprobs = self._logprobs(piece.index, [piece])
@@ -181,7 +181,7 @@ class CompletionFormat:
             choice = CompletionChoice(
                 index=piece.index, text=text, logprobs=logprobs, finish_reason=piece.finish_reason
             )
-            yield self._reply([choice], with_null_usage)
+            yield self._reply([choice], usage)
 
     def usage_chunk(self, usage: UsageReply) -> CompletionReply:
         """No choices, only the usage."""

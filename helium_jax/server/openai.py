@@ -19,6 +19,7 @@ from helium_jax.server.bodies import (
     ChatBody,
     CompletionBody,
     SamplingFields,
+    StreamOptions,
 )
 from helium_jax.server.choices import Piece, Pieces, run_sequences, sum_usage
 from helium_jax.server.errors import NotFoundError
@@ -27,6 +28,7 @@ from helium_jax.server.middleware import shutting_down
 from helium_jax.server.prompts import check_fits, check_messages, check_prompts, encode_prompts
 from helium_jax.server.reading import Findings
 from helium_jax.server.receive import finish_reading, parse_body, receive_object
+from helium_jax.server.replies import UsageReply
 from helium_jax.server.sampling import SEED_RANGE, check_foreign, check_sampling, stop_strings
 from helium_jax.server.sse import EventStream
 from helium_jax.server.state import CONFIG, METRICS, REQUEST_ID, RUNTIME, STATE, TENANT
@@ -43,6 +45,7 @@ class Job:
         stop: strings that end an answer.
         streams: answer as events.
         include_usage: a stream ends with the usage.
+        continuous_usage: every event of a stream has the usage so far.
         started: the event loop's time of arrival.
     """
 
@@ -51,6 +54,7 @@ class Job:
     stop: tuple[str, ...]
     streams: bool
     include_usage: bool
+    continuous_usage: bool
     started: float
 
 
@@ -194,6 +198,7 @@ def _make_job(
     unique = f"{request[REQUEST_ID]}.{uuid.uuid4().hex[:8]}"
     n = body.n or 1
     salt = derive_salt(request[TENANT], body.cache_salt)
+    options = body.stream_options or StreamOptions()
     return Job(
         requests=tuple(
             GenerateRequest(
@@ -209,7 +214,8 @@ def _make_job(
         answers_per_prompt=n,
         stop=stop_strings(body),
         streams=bool(body.stream),
-        include_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
+        include_usage=bool(options.include_usage),
+        continuous_usage=bool(options.continuous_usage_stats),
         started=started,
     )
 
@@ -250,10 +256,21 @@ async def _answer(request: web.Request, job: Job, form: Format) -> web.StreamRes
     except asyncio.CancelledError:
         metrics.count("requests_cancelled_total")
         raise
-    usage = sum_usage(_usages(collected), job.answers_per_prompt)
+    usages = _zero_usages(job)
+    for piece in collected:
+        usages[piece.index] = piece.usage
+    usage = sum_usage(usages, job.answers_per_prompt)
     metrics.count("prompt_tokens_total", usage.prompt_tokens)
     reply = form.whole(collected, usage)
     return web.Response(body=msgspec.json.encode(reply), content_type="application/json")
+
+
+def _zero_usages(job: Job) -> list[Usage]:
+    """What each sequence has cost before its first token."""
+    return [
+        Usage(prompt_tokens=len(one.token_ids), completion_tokens=0, kv_cached=0)
+        for one in job.requests
+    ]
 
 
 async def _all_pieces(pieces: Pieces) -> AsyncIterator[Piece]:
@@ -263,29 +280,25 @@ async def _all_pieces(pieces: Pieces) -> AsyncIterator[Piece]:
         yield piece
 
 
-def _usages(pieces: Sequence[Piece]) -> list[Usage]:
-    """Of each sequence, in the order of their indices."""
-    last = {piece.index: piece.usage for piece in pieces if piece.usage is not None}
-    return [last[index] for index in sorted(last)]
-
-
 async def _stream(
     request: web.Request, job: Job, form: Format, pieces: Pieces
 ) -> web.StreamResponse:
     config = request.app[CONFIG]
     stream = EventStream(request, request[REQUEST_ID], config)
-    last: list[Piece] = []
+    usages = _zero_usages(job)
     try:
         while not pieces.is_finished:
             piece = await pieces.next(config.ping_interval_s)
             if piece is None:
                 await stream.ping()
                 continue
-            if piece.finish_reason is not None:
-                last.append(piece)
-            for chunk in form.chunks(piece, with_null_usage=job.include_usage):
+            usages[piece.index] = piece.usage
+            so_far: UsageReply | bool = job.include_usage
+            if job.continuous_usage:
+                so_far = sum_usage(usages, job.answers_per_prompt)
+            for chunk in form.chunks(piece, usage=so_far):
                 await stream.send(chunk)
-        usage = sum_usage(_usages(last), job.answers_per_prompt)
+        usage = sum_usage(usages, job.answers_per_prompt)
         request.app[METRICS].count("prompt_tokens_total", usage.prompt_tokens)
         if job.include_usage:
             await stream.send(form.usage_chunk(usage))

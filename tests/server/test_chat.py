@@ -75,6 +75,19 @@ async def test_without_include_usage_no_chunk_has_usage(serve):
         assert all(chunk["choices"] for chunk in chunks)
 
 
+async def test_usage_so_far_comes_with_every_chunk_if_asked_for(serve):
+    async with serve() as served:
+        options = {"include_usage": True, "continuous_usage_stats": True}
+        *chunks, _ = (await served.chat(stream=True, stream_options=options)).events()
+        counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+        assert counts == sorted(counts)
+        assert counts[0] == 1
+        assert all(
+            sum(chunk["usage"]["helium"].values()) == chunk["usage"]["prompt_tokens"]
+            for chunk in chunks
+        )
+
+
 async def test_n_answers_run_side_by_side_and_the_prompt_counts_once(serve):
     gate = asyncio.Event()
 
