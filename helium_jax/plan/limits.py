@@ -16,7 +16,7 @@ MAX_VALUE_CHARS = 4_000_000  # of one value, so that a chain of templates cannot
 MAX_TIMEOUT_S = 7 * 24 * 3600.0
 
 _DURATION = re.compile(
-    r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6}(?:\.\d{1,6})?)s)?(?:(\d{1,9})ms)?"
+    r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6}(?:\.\d{1,6})?)s)?(?:(\d{1,9})ms)?", re.ASCII
 )
 
 
