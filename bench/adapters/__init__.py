@@ -1,0 +1,1 @@
+"""One module per implementation that bench_peers compares; each gives `open_adapter`."""

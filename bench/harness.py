@@ -1,0 +1,241 @@
+"""Results, worker processes and the machine's own ceilings.
+
+A result is one JSON line: `subject`, `case`, `implementation`, fields with their unit as suffix,
+and where and when it was measured. Times are taken around whole workloads after a warm-up; rounds
+of different implementations alternate, so that a slow minute hits all of them.
+"""
+
+import contextlib
+import datetime
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.workloads import Call
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "bench" / "results"
+
+
+def environment() -> dict[str, Any]:
+    """Device, versions, commit and date: fields of every result."""
+    import jax
+
+    device = jax.devices()[0]
+    on_cpu = device.platform == "cpu"
+    return {
+        "device": f"{_cpu_name()}, {os.cpu_count()} cores" if on_cpu else device.device_kind,
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "commit": _commit(),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%MZ"),
+    }
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        ).stdout.strip()
+
+    commit = git("rev-parse", "--short", "HEAD")
+    return commit + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def load_average() -> float:
+    """Runnable processes over the last minute: at more than 0 before a start, others are busy."""
+    return round(os.getloadavg()[0], 2)
+
+
+class Recorder:
+    """Writes results to a file of their own and, as short lines, to standard output."""
+
+    def __init__(self, subject: str, folder: Path = RESULTS) -> None:
+        self._subject = subject
+        self._environment = environment()
+        stamp = self._environment["date"].replace(":", "")
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / f"{subject}-{stamp}.jsonl"
+
+    def record(self, case: str, implementation: str, **fields: Any) -> None:
+        """Appends one result; field names end in their unit."""
+        fields = {name: _rounded(value) for name, value in fields.items()}
+        head = {"subject": self._subject, "case": case, "implementation": implementation}
+        with self.path.open("a") as file:
+            print(json.dumps({**head, **fields, **self._environment}), file=file)
+        shown = "  ".join(f"{name}={value}" for name, value in fields.items())
+        print(f"{case:18} {implementation:28} {shown}", flush=True)
+
+
+def _rounded(value: Any) -> Any:
+    if not isinstance(value, float) or not math.isfinite(value) or value == 0.0:
+        return value
+    return round(value, max(0, 3 - math.floor(math.log10(abs(value)))))
+
+
+def summarise(seconds: Sequence[float]) -> dict[str, float]:
+    """Median and 95th percentile (of few rounds: the slowest) of wall times."""
+    ordered = sorted(seconds)
+    return {
+        "median_s": statistics.median(ordered),
+        "p95_s": ordered[max(0, math.ceil(0.95 * len(ordered)) - 1)],
+        "rounds": len(ordered),
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ceilings:
+    """What the machine itself can do, measured through XLA in the same run.
+
+    Attributes:
+        read_gb_s: summing a large float32 array, 1e9 bytes a second.
+        copy_gb_s: writing a negated copy of it; bytes read plus bytes written.
+        float32_gflop_s: a product of 512 rows with a [4096, 4096] matrix held as [out, in].
+        bfloat16_gflop_s: the same from bfloat16 to float32.
+    """
+
+    read_gb_s: float
+    copy_gb_s: float
+    float32_gflop_s: float
+    bfloat16_gflop_s: float
+
+
+def measure_ceilings(*, num_bytes: int = 1 << 29, width: int = 4096, rounds: int = 5) -> Ceilings:
+    """Measures this process's default device; the best of `rounds`, because it is a ceiling."""
+    import jax
+    import jax.numpy as jnp
+
+    def best(function: Callable[..., jax.Array], *arguments: jax.Array) -> float:
+        jax.block_until_ready(function(*arguments))
+        times = []
+        for _ in range(rounds):
+            start = time.perf_counter()
+            jax.block_until_ready(function(*arguments))
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    @jax.jit
+    def total(x: jax.Array) -> jax.Array:
+        return jnp.sum(x, axis=1)
+
+    @jax.jit
+    def negate(x: jax.Array) -> jax.Array:
+        return -x
+
+    @jax.jit
+    def product(x: jax.Array, weight: jax.Array) -> jax.Array:
+        return jax.lax.dot_general(
+            x, weight, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+        )
+
+    # Many rows, because XLA shares rows among its threads.
+    large = jnp.ones((256, num_bytes // 1024), jnp.float32)
+    flops = 2.0 * 512 * width * width
+
+    def rate(dtype: Any) -> float:
+        x, weight = jnp.ones((512, width), dtype), jnp.ones((width, width), dtype)
+        return flops / best(product, x, weight) / 1e9
+
+    return Ceilings(
+        read_gb_s=num_bytes / best(total, large) / 1e9,
+        copy_gb_s=2 * num_bytes / best(negate, large) / 1e9,
+        float32_gflop_s=rate(jnp.float32),
+        bfloat16_gflop_s=rate(jnp.bfloat16),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a worker says of one execution: as `driver.Run`."""
+
+    wall_s: float
+    outputs: dict[str, list[int] | None]
+    counters: dict[str, float]
+
+
+class Worker:
+    """An implementation in its own process; see worker.py."""
+
+    def __init__(self, process: "subprocess.Popen[str]", name: str) -> None:
+        self._process = process
+        self.name = name
+        self.start_s: float = self._read()["start_s"]
+
+    def run(self, calls: Sequence[Call]) -> Answer:
+        """Executes a workload and waits for it.
+
+        Raises:
+            RuntimeError: the worker died, or a call failed; its standard error says why.
+        """
+        assert self._process.stdin is not None
+        print(json.dumps([asdict(call) for call in calls]), file=self._process.stdin, flush=True)
+        return Answer(**self._read())
+
+    def close(self) -> None:
+        """Ends the process; kills it if it does not end by itself."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.name} ended with exit code {self._process.wait()}")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise RuntimeError(f"{self.name}: {answer['error']}")
+        return answer
+
+
+@contextlib.contextmanager
+def open_worker(
+    adapter: str,
+    model: str,
+    options: dict[str, Any],
+    *,
+    python: str = sys.executable,
+    name: str | None = None,
+) -> Iterator[Worker]:
+    """Starts `adapter` on `model` in the interpreter `python`; ends it with the context."""
+    command = [python, "-m", "bench.worker", adapter]
+    process = subprocess.Popen(
+        [*command, "--model", model, "--options", json.dumps(options)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        worker = Worker(process, name or adapter)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    try:
+        yield worker
+    finally:
+        worker.close()
