@@ -109,7 +109,10 @@ def decide(queues: Queues, store: Store, config: ResolvedEngineConfig) -> StepPl
         prompts = [sequence for sequence in prompts if sequence not in gone]
     budget = config.max_num_batched_tokens - len(decodes)
     prefill = _Prefill(prompts, trial, store, config, budget, len(queues.running))
-    prefill.run((), 0) if preemptions else prefill.run(queues.waiting, len(queues.free_slots))
+    if preemptions:
+        prefill.run(waiting=(), num_slots=0)
+    else:
+        prefill.run(waiting=queues.waiting, num_slots=len(queues.free_slots))
     chunks = prefill.trimmed_chunks(len(decodes))
     if len(chunks) > 1:
         chunks.sort(key=lambda row: (row.sequence.prefix_order, row.sequence.arrival))

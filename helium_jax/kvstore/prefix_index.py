@@ -7,7 +7,7 @@ digests cannot be guessed, nor compared between stores, models or salts.
 
 from array import array
 from collections.abc import Sequence as Indexable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -43,7 +43,7 @@ class Block:
     """
 
     key: BlockKey
-    parent: "Block | None"
+    parent: "Block | None" = field(repr=False)
     page: int
     num_children: int = 0
     num_pins: int = 0

@@ -142,8 +142,9 @@ class Store:
         """Makes the full blocks among the first `num_tokens` tokens shareable.
 
         Their KV must be written by the steps dispatched so far or by the one being planned. Call
-        it once a step for a table at most, and not between planning a step and packing it for
-        any other reason: copies noted by an earlier commit are merged here, and their pages freed.
+        it at most once per table while a step is planned, and not again before that step has been
+        packed: copies noted by one call are merged by the next, which frees pages that the step
+        in between writes.
         """
         if table.copies:
             self._merge_copies(table)

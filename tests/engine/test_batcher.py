@@ -339,3 +339,16 @@ def test_the_chunk_others_count_on_is_not_cut():
     plan = bench.plan()
     assert work(plan) == {"r0": (0, 33)}  # 32 would be a bucket
     assert [admission.num_matched for admission in plan.admissions] == [0, 8]
+
+
+def test_matched_blocks_are_not_evicted_by_the_same_step():
+    bench = Bench(num_pages=5, max_model_len=16)
+    for token in (7, 8, 9):  # one cached block each, the first is the oldest
+        bench.submit([token] * 4, max_tokens=1)
+        bench.step()
+    bench.submit(range(8))
+    bench.step()
+    bench.submit([7, 7, 7, 7, 1])
+    plan = bench.plan()  # the running one needs a page, and only cached ones are left
+    assert work(plan) == {"r3": (8, 1), "r4": (4, 1)}
+    assert bench.store.snapshot().evicted_pages == 2

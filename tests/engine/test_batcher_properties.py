@@ -355,7 +355,7 @@ def test_every_sequence_finishes_and_reads_only_its_own_tokens_at_length():
     run_state_machine_as_test(
         BatcherMachine,
         settings=settings(
-            max_examples=3000,
+            max_examples=2000,
             stateful_step_count=60,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
