@@ -68,6 +68,10 @@ class Service:
                 loop.submit(request)
             except HeliumError as error:
                 self._deliver([(request.request_id, error)])
+            except BaseException as error:
+                failure = InternalError(f"the engine failed: {error}", code="engine_dead")
+                self._deliver([(request.request_id, failure)])
+                raise
 
         if (closed := self._put(command)) is not None:
             self._deliver([(request.request_id, closed)])

@@ -68,14 +68,18 @@ def resolved(**options):
 
 @pytest.fixture
 def make_loop():
-    """A function of engine options that gives a function of nothing that builds the loop."""
+    """A function of engine options that gives a function of nothing that builds the loop.
 
-    def with_options(**options):
+    Without `warm_up` only the programs that a test needs are compiled, when it needs them.
+    """
+
+    def with_options(*, warm_up=False, **options):
         config = resolved(**options)
 
         def build():
             runner = Runner(tiny_params(), MODEL, config)
-            runner.warm_up()
+            if warm_up:
+                runner.warm_up()
             return Loop(runner, INFO, config)
 
         return build

@@ -63,10 +63,24 @@ def test_greedy_tokens_equal_the_oracle_under_every_configuration(make_loop, opt
             ]
             assert engine.generate(requests) == expected
         statistics = engine.statistics()
-    assert statistics.num_compiles_after_warmup == 0
     assert statistics.cache.num_used == 0
     if options.get("num_pages") == 7:
         assert statistics.num_preemptions > 0
+
+
+def test_nothing_is_compiled_after_warm_up(make_loop):
+    samplings = [{}, {"temperature": 1.0}, {"top_k": 3, "temperature": 1.0}, {"logprobs": 2}]
+    with Engine(make_loop(warm_up=True)) as engine:
+        for count in (1, 2, 3, 4, 9):
+            for sampling in samplings:
+                prompts = make_prompts(count, count)
+                engine.generate(
+                    [
+                        make_request(index, prompt, max_tokens=3, **sampling)
+                        for index, prompt in enumerate(prompts)
+                    ]
+                )
+        assert engine.statistics().num_compiles_after_warmup == 0
 
 
 def test_a_conversation_extends_its_own_pages(make_loop):
@@ -111,7 +125,7 @@ def test_sampled_frequencies_follow_the_models_distribution(make_loop):
     logits = oracle_logits(prompt)[-1]
     probabilities = np.exp(logits - logits.max())
     probabilities /= probabilities.sum()
-    with Engine(make_loop(max_num_seqs=16)) as engine:
+    with Engine(make_loop()) as engine:
         requests = [
             make_request(i, prompt, max_tokens=1, temperature=1.0, seed=i) for i in range(800)
         ]
@@ -329,7 +343,7 @@ async def test_a_warmed_and_pinned_prefix_survives_other_load(make_loop):
         receipt = await engine.warm(WarmPrefix(token_ids=prefix, pin=True))
         assert (receipt.resident, receipt.computed) == (32, 32)
         assert receipt.pin_id is not None
-        for i, prompt in enumerate(make_prompts(9)):
+        for i, prompt in enumerate(make_prompts(9, 30)):
             await collect(engine, make_request(i, prompt, max_tokens=8))
         assert engine.statistics()[0].cache.evicted_pages > 0
         again = await engine.warm(WarmPrefix(token_ids=prefix))
