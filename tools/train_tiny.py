@@ -1,0 +1,282 @@
+"""Trains helium-tiny from a seed on the project's own tasks and writes its model folder.
+
+    python tools/train_tiny.py --out /tmp/tiny0 --stage 0
+    python tools/train_tiny.py --out /tmp/tiny1 --stage 1 --start /tmp/tiny0
+    python tools/train_tiny.py --out helium_jax/builtin/helium-tiny --stage 2 --start /tmp/tiny1
+
+Everything is drawn from `--seed`: tokenizer corpus, weights, tasks. The accuracy in the model card
+is measured on the exported file with tasks drawn from another stream.
+"""
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tiny_batches import Packer, Stage, batches, single_tasks
+from tiny_export import save_params, write_config
+from tiny_tokenizer import save_tokenizer, train_tokenizer
+
+from helium_jax.builtin.tasks import KINDS, Task, draw_task
+from helium_jax.models.checkpoint import load_hf
+from helium_jax.models.config import ModelConfig
+from helium_jax.models.params import Params, init_params
+from helium_jax.models.transformer import Attend, compute_logits, forward
+
+MAX_POSITION = 2048
+VOCAB_SIZE = 1280
+SHAPE = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 192,
+    "intermediate_size": 640,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "max_position_embeddings": MAX_POSITION,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000.0,
+    "rope_scaling": None,
+    "attention_bias": False,
+    "hidden_act": "silu",
+    "tie_word_embeddings": True,
+    "use_sliding_window": False,
+}
+STAGES = (
+    Stage(
+        steps=400,
+        length=192,
+        batch=10,
+        facts=(1, 6),
+        questions=(4, 7),
+        reach=600,
+        short_share=0.7,
+        copy_share=0.8,
+        check_share=0.1,
+        system_share=0.3,
+    ),
+    Stage(
+        steps=800,
+        length=256,
+        batch=8,
+        facts=(2, 16),
+        questions=(6, 10),
+        reach=1500,
+        short_share=0.4,
+        copy_share=0.3,
+        check_share=0.3,
+        system_share=0.5,
+    ),
+    Stage(
+        steps=800,
+        length=512,
+        batch=4,
+        facts=(4, 50),
+        questions=(8, 14),
+        reach=1900,
+        short_share=0.35,
+        copy_share=0.1,
+        check_share=0.4,
+        system_share=0.8,
+    ),
+    Stage(
+        steps=150,
+        length=1600,
+        batch=2,
+        facts=(20, 160),
+        questions=(14, 24),
+        reach=2047,
+        short_share=0.3,
+        copy_share=0.1,
+        check_share=0.4,
+        system_share=0.8,
+    ),
+)
+_EVAL_LENGTH, _EVAL_BATCH = 2000, 2
+_QUERY_CHUNK = 128
+
+
+def attend_dense(seen, _cache, _layer, q, k, v, *, scale, window, soft_cap):  # noqa: ANN001, ANN201
+    """Attention of [T] tokens among themselves under the mask seen [T, T].
+
+    Softmax without subtracting the largest score: query and key norms bound the scores far below
+    what float32 can hold, and passes over [N, T, T] are what a training step's time goes to. The
+    row sums come out of the product with the values, as one more column.
+    """
+    del window, soft_cap  # helium-tiny has neither
+    tokens, num_kv_heads, _ = k.shape
+    group = q.shape[1] // num_kv_heads
+    ones = jnp.ones_like(v[..., :1])
+    k = jnp.repeat(k, group, axis=1).transpose(1, 0, 2)  # [N, T, H]
+    v = jnp.repeat(jnp.concatenate([v, ones], axis=-1), group, axis=1).transpose(1, 0, 2)
+    q = (q * scale).transpose(1, 0, 2)
+    outs = []
+    chunk = tokens // max(1, tokens // _QUERY_CHUNK)
+    for start in range(0, tokens, chunk):  # keys behind a chunk of queries are never seen
+        end = min(start + chunk, tokens)
+        scores = jnp.einsum("nqh,nkh->nqk", q[:, start:end], k[:, :end])
+        weights = jnp.exp(jnp.where(seen[None, start:end, :end], scores, -1e30))
+        outs.append(jnp.einsum("nqk,nkh->nqh", weights, v[:, :end]))
+    out = jnp.concatenate(outs, axis=1).transpose(1, 0, 2)  # [T, N, H + 1]
+    return None, out[..., :-1] / jnp.maximum(out[..., -1:], 1e-30)
+
+
+def sequence_logits(params: Params, config: ModelConfig, item: dict[str, jax.Array]) -> jax.Array:
+    """Logits of the predicting rows of one packed sequence, [R, V]."""
+    groups, branches = item["groups"], item["branches"]
+    order = jnp.arange(groups.shape[0])
+    seen = (
+        (order[:, None] >= order[None, :])
+        & (groups[:, None] == groups[None, :])
+        & ((branches[None, :] == 0) | (branches[:, None] == branches[None, :]))
+    )
+    attend = partial(attend_dense, seen)
+    hidden, _ = forward(params, config, item["ids"], item["positions"], cast(Attend, attend), None)
+    return compute_logits(params, config, hidden[item["rows"]])
+
+
+def loss_of(params: Params, config: ModelConfig, batch: dict[str, jax.Array]) -> jax.Array:
+    """Weighted cross entropy of the answers' tokens."""
+    logits = jax.vmap(lambda item: sequence_logits(params, config, item))(batch)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["targets"])
+    return jnp.sum(losses * batch["weights"]) / jnp.sum(batch["weights"])
+
+
+def make_optimizer(steps: int, rate: float, decay: int) -> optax.GradientTransformation:
+    """AdamW: warm-up, a constant rate, and `decay` last steps down to nothing."""
+    warmup = min(100, steps // 4)
+    schedule = optax.join_schedules(
+        [
+            optax.linear_schedule(0.0, rate, warmup),
+            optax.constant_schedule(rate),
+            optax.cosine_decay_schedule(rate, max(decay, 1)),
+        ],
+        [warmup, steps - decay],
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(
+            schedule,
+            b1=0.9,
+            b2=0.98,
+            weight_decay=0.05,
+            mask=lambda tree: jax.tree_util.tree_map_with_path(
+                lambda path, _: "norm" not in path[-1].name, tree
+            ),
+        ),
+    )
+
+
+def prepare_params(config: ModelConfig, seed: int) -> Params:
+    """Random weights with sharper attention at the start: look-up needs one key among many."""
+    params = init_params(config, jax.random.key(seed))
+
+    def sharpen(path: tuple, leaf: jax.Array) -> jax.Array:
+        return leaf * 1.5 if path[-1].name == "qk_norms" else leaf
+
+    return jax.tree_util.tree_map_with_path(sharpen, params)
+
+
+def evaluate(
+    params: Params, config: ModelConfig, packer: Packer, tasks: list[Task]
+) -> dict[str, float]:
+    """Share of tasks per kind whose whole answer is what greedy decoding gives.
+
+    Each token is predicted after the right ones: the answer is right exactly when all are.
+    """
+    wrong: set[int] = set()
+    for batch in single_tasks(packer, tasks, _EVAL_LENGTH, _EVAL_BATCH):
+        owner = batch.pop("owner")
+        chosen = np.asarray(_choose(params, config, batch))
+        wrong |= set(owner[(chosen != batch["targets"]) & (owner >= 0)].tolist())
+    right = Counter(task.kind for index, task in enumerate(tasks) if index not in wrong)
+    total = Counter(task.kind for task in tasks)
+    return {kind: right[kind] / total[kind] for kind in total}
+
+
+@partial(jax.jit, static_argnames="config")
+def _choose(params: Params, config: ModelConfig, batch: dict[str, jax.Array]) -> jax.Array:
+    logits = jax.vmap(lambda item: sequence_logits(params, config, item))(batch)
+    return jnp.argmax(logits, axis=-1)
+
+
+def held_out(seed: int, each: int, num_facts: int) -> list[Task]:
+    """`each` tasks of every kind from a stream that training never draws from."""
+    rng = Random(f"held out {seed} {num_facts}")
+    return [draw_task(rng, kind, num_facts=num_facts) for kind in KINDS for _ in range(each)]
+
+
+def train(args: argparse.Namespace, config: ModelConfig, packer: Packer) -> Iterator[Params]:
+    """Trains through one stage; yields the weights at every checkpoint, the last ones last."""
+    stage = STAGES[args.stage]
+    stage = replace(stage, steps=args.steps or stage.steps)
+    optimizer = make_optimizer(stage.steps, args.rate, args.decay)
+    if args.start:
+        params = load_hf(args.start, dtype="float32").params
+    else:
+        params = prepare_params(config, args.seed)
+    state = optimizer.init(params)  # pyright: ignore[reportArgumentType]
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def step(params: Any, state: Any, batch: dict[str, jax.Array]) -> tuple[Any, Any, jax.Array]:
+        loss, grads = jax.value_and_grad(loss_of)(params, config, batch)
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, loss
+
+    tokens, start, last = 0, time.monotonic(), time.monotonic()
+    stream = f"training {args.seed} {args.stage}"
+    for count, batch in enumerate(batches(packer, stage, stream), 1):
+        params, state, loss = step(params, state, batch)
+        tokens += int((batch["groups"] > 0).sum())
+        if count % 25 == 0 or count == stage.steps:
+            seconds = time.monotonic() - start
+            print(
+                f"stage {args.stage} step {count}/{stage.steps} loss {float(loss):.3f} "
+                f"tokens {tokens} {tokens / seconds:.0f} tokens/s {seconds:.0f} s",
+                flush=True,
+            )
+        if time.monotonic() - last > args.every:
+            last = time.monotonic()
+            yield params
+    yield params
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="model folder to write")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
+    parser.add_argument("--stage", type=int, default=0, help="which part of the curriculum")
+    parser.add_argument("--steps", type=int, help="instead of the stage's own")
+    parser.add_argument("--decay", type=int, default=0, help="last steps, of falling rate")
+    parser.add_argument("--every", type=float, default=240.0, help="seconds between checkpoints")
+    parser.add_argument("--start", type=Path, help="folder whose weights to start from")
+    args = parser.parse_args()
+
+    tokenizer = train_tokenizer(VOCAB_SIZE, args.seed)
+    ids = tokenizer.get_vocab()
+    save_tokenizer(tokenizer, args.out, MAX_POSITION)
+    hf = write_config(args.out, SHAPE, eos=ids["<|im_end|>"], pad=ids["<|endoftext|>"])
+    config = ModelConfig.from_hf(hf)
+    packer = Packer(tokenizer)
+    for params in train(args, config, packer):
+        save_params(params, config, args.out)
+        for num_facts in (8, 40):
+            scores = evaluate(params, config, packer, held_out(args.seed, 40, num_facts))
+            line = " ".join(f"{kind} {score:.2f}" for kind, score in scores.items())
+            print(f"held out, {num_facts} facts: {line}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
