@@ -105,14 +105,14 @@ async def _answer(
     request = GenerateRequest(
         request_id=f"chat-{len(messages)}", token_ids=ids, sampling=fit(sampling, room)
     )
-    detokenizer = runtime.text.new_detokenizer(())
+    detokenizer = runtime.text.detokenizer()
     out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     said: list[str] = []
     usage: Usage | None = None
     reason: FinishReason | None = None
     async with contextlib.aclosing(runtime.generator.generate(request)) as events:  # type: ignore[type-var]
         async for event in events:
-            text = "".join(detokenizer.feed(token_id) for token_id in event.token_ids)
+            text = detokenizer.push(event.token_ids)
             if event.finish_reason is not None:
                 text += detokenizer.finish()
                 usage, reason = event.usage, event.finish_reason

@@ -27,9 +27,10 @@ class StreamOptions(Struct, kw_only=True, frozen=True):
 class SamplingFields(Struct, kw_only=True, frozen=True):
     """What chat and completions requests have in common.
 
-    OpenAI's fields, then those of vLLM and SGLang. `seed` is taken modulo 2**63; with `n` > 1
-    answer j uses seed + j. `priority`: lower is sooner. `cache_salt`: KV is shared only with
-    requests of the same key and salt.
+    OpenAI's fields, then those of vLLM and SGLang. What is left out or null comes from the
+    model's generation_config.json. `seed` is taken modulo 2**63; with `n` > 1 answer j uses
+    seed + j. `priority`: lower is sooner. `cache_salt`: KV is shared only with requests of the
+    same key and salt.
     """
 
     model: Name
@@ -51,6 +52,7 @@ class SamplingFields(Struct, kw_only=True, frozen=True):
     min_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     ignore_eos: bool | None = None
     stop_token_ids: list[TokenId] | None = None
+    include_stop_str_in_output: bool | None = None
     priority: Int32 | None = None
     cache_salt: Annotated[str, Meta(min_length=1)] | None = None
 
@@ -72,13 +74,17 @@ class Message(Struct, kw_only=True, frozen=True):
 
 
 class ChatBody(SamplingFields, kw_only=True, frozen=True):
-    """POST /v1/chat/completions."""
+    """POST /v1/chat/completions.
+
+    `chat_template_kwargs`: what the model's own template understands, such as enable_thinking.
+    """
 
     messages: list[Message]
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0)] | None = None
     metadata: dict[str, str] | None = None
+    chat_template_kwargs: dict[str, bool | int | float | str] | None = None
 
 
 class CompletionBody(SamplingFields, kw_only=True, frozen=True):
@@ -125,7 +131,6 @@ FOREIGN_FIELDS: dict[str, tuple[Any, ...]] = {
     "guided_grammar": (),
     "guided_json": (),
     "guided_regex": (),
-    "include_stop_str_in_output": (False,),
     "json_schema": (),
     "kv_transfer_params": (),
     "length_penalty": (1,),
@@ -148,7 +153,6 @@ FOREIGN_CHAT_FIELDS: dict[str, tuple[Any, ...]] = {
     "add_generation_prompt": (True,),
     "add_special_tokens": (False,),
     "audio": (),
-    "chat_template_kwargs": ({},),
     "continue_final_message": (False,),
     "echo": (False,),
     "function_call": ("none", "auto"),

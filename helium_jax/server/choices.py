@@ -3,13 +3,13 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from helium_jax.errors import HeliumError, InternalError
 from helium_jax.server.replies import HeliumUsage, PromptDetails, UsageReply
 from helium_jax.telemetry.metrics import Metrics
-from helium_jax.text import TextModel
+from helium_jax.text import Detokenizer
 from helium_jax.types import (
     FinishReason,
     GenerateRequest,
@@ -83,20 +83,26 @@ class Pieces:
 @contextlib.asynccontextmanager
 async def run_sequences(
     generator: Generator,
-    text: TextModel,
     requests: Sequence[GenerateRequest],
     *,
-    stop: tuple[str, ...],
+    make_detokenizer: Callable[[], Detokenizer],
     metrics: Metrics,
     started: float,
 ) -> AsyncIterator[Pieces]:
     """Starts all sequences; those unfinished at the end of the context are cancelled.
 
-    `started`: the event loop's time at which the request arrived, for the latencies.
+    Args:
+        generator: runs them.
+        requests: one per sequence.
+        make_detokenizer: called once per sequence; its stop strings end the sequence.
+        metrics: gains latencies and token counts.
+        started: the event loop's time at which the request arrived.
     """
     pieces = Pieces(len(requests))
     tasks = [
-        asyncio.create_task(_run_one(generator, text, request, i, stop, metrics, started, pieces))
+        asyncio.create_task(
+            _run_one(generator, request, i, make_detokenizer(), metrics, started, pieces)
+        )
         for i, request in enumerate(requests)
     ]
     try:
@@ -109,10 +115,9 @@ async def run_sequences(
 
 async def _run_one(
     generator: Generator,
-    text: TextModel,
     request: GenerateRequest,
     index: int,
-    stop: tuple[str, ...],
+    detokenizer: Detokenizer,
     metrics: Metrics,
     started: float,
     pieces: Pieces,
@@ -120,7 +125,7 @@ async def _run_one(
     try:
         events = generator.generate(request)
         async with contextlib.aclosing(events):  # type: ignore[type-var]
-            await _pump(events, text, request, index, stop, metrics, started, pieces)
+            await _pump(events, request, index, detokenizer, metrics, started, pieces)
     except HeliumError as error:
         pieces.put(error)
     except Exception as error:
@@ -130,17 +135,15 @@ async def _run_one(
 
 async def _pump(
     events: AsyncIterator[TokenEvent],
-    text: TextModel,
     request: GenerateRequest,
     index: int,
-    stop: tuple[str, ...],
+    detokenizer: Detokenizer,
     metrics: Metrics,
     started: float,
     pieces: Pieces,
 ) -> None:
     """Turns events into pieces until the sequence or a stop string ends it."""
     now = asyncio.get_running_loop().time
-    detokenizer = text.new_detokenizer(stop)
     usage = Usage(prompt_tokens=len(request.token_ids), completion_tokens=0, kv_cached=0)
     num_tokens = 0
     first = last = started
@@ -156,9 +159,9 @@ async def _pump(
                 metrics.observe("inter_token_latency_seconds", (time - last) / len(event.token_ids))
             last = time
         num_tokens += len(event.token_ids)
-        gained = "".join([detokenizer.feed(token_id) for token_id in event.token_ids])
+        gained = detokenizer.push(event.token_ids)
         reason: str | None = event.finish_reason
-        if detokenizer.has_stopped:
+        if detokenizer.is_stopped:
             reason = FinishReason.STOP
         elif reason is not None:
             gained += detokenizer.finish()

@@ -20,6 +20,8 @@ class Limits:
         logit_bias: most entries of a logit bias.
         top_logprobs: most alternatives per token.
         salt_chars: longest cache salt.
+        template_kwargs: most variables for the chat template; a text among them has at most
+            `stop_chars` characters.
         json_depth: deepest nesting of a body.
     """
 
@@ -35,6 +37,7 @@ class Limits:
     logit_bias: int = 300
     top_logprobs: int = 20
     salt_chars: int = 256
+    template_kwargs: int = 32
     json_depth: int = 64
 
 

@@ -25,7 +25,13 @@ from helium_jax.server.choices import Piece, Pieces, run_sequences, sum_usage
 from helium_jax.server.errors import NotFoundError
 from helium_jax.server.formats import ChatFormat, CompletionFormat, Format, Heading
 from helium_jax.server.middleware import shutting_down
-from helium_jax.server.prompts import check_fits, check_messages, check_prompts, encode_prompts
+from helium_jax.server.prompts import (
+    check_fits,
+    check_messages,
+    check_prompts,
+    check_variables,
+    encode_prompts,
+)
 from helium_jax.server.reading import Findings
 from helium_jax.server.receive import finish_reading, parse_body, receive_object
 from helium_jax.server.replies import UsageReply
@@ -43,6 +49,7 @@ class Job:
         requests: one per answer; the n answers of a prompt follow each other.
         answers_per_prompt: n.
         stop: strings that end an answer.
+        include_stop: an answer ends with its stop string instead of before it.
         streams: answer as events.
         include_usage: a stream ends with the usage.
         continuous_usage: every event of a stream has the usage so far.
@@ -52,6 +59,7 @@ class Job:
     requests: tuple[GenerateRequest, ...]
     answers_per_prompt: int
     stop: tuple[str, ...]
+    include_stop: bool
     streams: bool
     include_usage: bool
     continuous_usage: bool
@@ -70,12 +78,13 @@ async def post_chat(request: web.Request) -> web.StreamResponse:
             finish_reading(found, strict=config.strict)
             raise AssertionError("a body that cannot be read has problems")
         info = runtime.generator.info
-        sampling = check_sampling(body, info, config.limits, found)
+        sampling = check_sampling(body, info, runtime.text.sampling, config.limits, found)
         messages = check_messages(body.messages, raw["messages"], config.limits, found)
+        variables = check_variables(body.chat_template_kwargs or {}, config.limits, found)
         _check_salt(body, config.limits.salt_chars, found)
         warnings = finish_reading(found, strict=config.strict)
         check_model(request, body.model)
-        ids = await asyncio.to_thread(runtime.text.encode_chat, messages)
+        ids = await asyncio.to_thread(runtime.text.encode_chat, messages, **variables)
         check_fits(len(ids), sampling.max_tokens, info.max_model_len, "messages")
         job = _make_job(request, body, [tuple(ids)], sampling, started)
         heading = _heading(request, "chatcmpl", warnings)
@@ -95,7 +104,7 @@ async def post_completions(request: web.Request) -> web.StreamResponse:
             finish_reading(found, strict=config.strict)
             raise AssertionError("a body that cannot be read has problems")
         info = runtime.generator.info
-        sampling = check_sampling(body, info, limits, found)
+        sampling = check_sampling(body, info, runtime.text.sampling, limits, found)
         prompts = check_prompts(body.prompt, info, limits, found)
         _check_salt(body, limits.salt_chars, found)
         _check_best_of(body, found)
@@ -213,6 +222,7 @@ def _make_job(
         ),
         answers_per_prompt=n,
         stop=stop_strings(body),
+        include_stop=bool(body.include_stop_str_in_output),
         streams=bool(body.stream),
         include_usage=bool(options.include_usage),
         continuous_usage=bool(options.continuous_usage_stats),
@@ -242,9 +252,8 @@ async def _answer(request: web.Request, job: Job, form: Format) -> web.StreamRes
     runtime, metrics = request.app[RUNTIME], request.app[METRICS]
     running = run_sequences(
         runtime.generator,
-        runtime.text,
         job.requests,
-        stop=job.stop,
+        make_detokenizer=lambda: runtime.text.detokenizer(job.stop, include_stop=job.include_stop),
         metrics=metrics,
         started=job.started,
     )

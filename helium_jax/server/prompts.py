@@ -1,6 +1,7 @@
 """From a body's prompt or messages to token ids, with every fault named."""
 
 import asyncio
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +59,24 @@ def check_messages(
     if num_chars > limits.prompt_chars:
         found.add("messages", f"have {num_chars} characters; the limit is {limits.prompt_chars}")
     return rendered
+
+
+# What the server itself gives to a template, or what a template must not be told by a client.
+_RESERVED = re.compile(r"self|messages|tools|documents|add_generation_prompt|\w*_token")
+
+
+def check_variables(variables: dict[str, Any], limits: Limits, found: Findings) -> dict[str, Any]:
+    """The variables of the chat template: the template is the folder's, these are a client's."""
+    path = "chat_template_kwargs"
+    if len(variables) > limits.template_kwargs:
+        found.add(path, f"has {len(variables)} entries; the limit is {limits.template_kwargs}")
+        return {}
+    for name, value in variables.items():
+        if not name.isidentifier() or len(name) > 64 or _RESERVED.fullmatch(name):
+            found.add(path, f"{name[:64]!r} is not a name that may be set")
+        elif isinstance(value, str) and len(value) > limits.stop_chars:
+            found.add(f"{path}.{name}", f"has more than {limits.stop_chars} characters")
+    return variables
 
 
 def _content(content: str | list[ContentPart] | None, path: str, found: Findings) -> str:

@@ -1,12 +1,13 @@
 """The rules between a body's fields, and its sampling parameters."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 from helium_jax.server.bodies import ChatBody, CompletionBody, SamplingFields
 from helium_jax.server.config import Limits
 from helium_jax.server.reading import Findings
 from helium_jax.types import ModelInfo, SamplingParams
 
+T = TypeVar("T")
 SEED_RANGE = 2**63
 COMPLETION_MAX_TOKENS = (
     16  # OpenAI's default for the older endpoint; chat goes to the context's end
@@ -34,12 +35,16 @@ def _same(value: Any, other: Any) -> bool:
 
 
 def check_sampling(
-    body: SamplingFields, info: ModelInfo, limits: Limits, found: Findings
+    body: SamplingFields,
+    info: ModelInfo,
+    defaults: SamplingParams,
+    limits: Limits,
+    found: Findings,
 ) -> SamplingParams:
     """Checks what no single field's type can say, and builds the parameters of answer 0.
 
-    The result is only meaningful when `found` has gained no problem. `max_tokens` of None means
-    up to the end of the context.
+    `defaults`: the model's own, for what the body leaves out. The result is only meaningful when
+    `found` has gained no problem. `max_tokens` of None means up to the end of the context.
     """
     if body.stream_options is not None and not body.stream:
         found.add("stream_options", "needs stream: true; set it or leave stream_options out")
@@ -53,19 +58,23 @@ def check_sampling(
     return SamplingParams(
         max_tokens=max_tokens,
         min_tokens=min_tokens,
-        temperature=1.0 if body.temperature is None else body.temperature,
-        top_k=max(body.top_k or 0, 0),
-        top_p=1.0 if body.top_p is None else body.top_p,
-        min_p=body.min_p or 0.0,
+        temperature=_given(body.temperature, defaults.temperature),
+        top_k=max(_given(body.top_k, defaults.top_k), 0),
+        top_p=_given(body.top_p, defaults.top_p),
+        min_p=_given(body.min_p, defaults.min_p),
         presence_penalty=body.presence_penalty or 0.0,
         frequency_penalty=body.frequency_penalty or 0.0,
-        repetition_penalty=1.0 if body.repetition_penalty is None else body.repetition_penalty,
+        repetition_penalty=_given(body.repetition_penalty, defaults.repetition_penalty),
         logit_bias=_logit_bias(body.logit_bias or {}, info, limits, found),
         stop_token_ids=tuple(dict.fromkeys(body.stop_token_ids or ())),
         ignore_eos=bool(body.ignore_eos),
         seed=None if body.seed is None else body.seed % SEED_RANGE,
         logprobs=_logprobs(body, limits, found),
     )
+
+
+def _given(value: T | None, default: T) -> T:
+    return default if value is None else value
 
 
 def stop_strings(body: SamplingFields) -> tuple[str, ...]:

@@ -3,16 +3,23 @@
 import contextlib
 import io
 import json
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
 
 from helium_jax.server import RunningServer, ServerConfig, make_app, start_server
-from helium_jax.testing import FakeGenerator
+from helium_jax.testing import FAKE_EOS_ID, FakeGenerator
 from helium_jax.text import TextModel, load_text
+from helium_jax.text.byte_level import BYTE_OF_CHAR
 from helium_jax.types import Generator
 
 
@@ -93,6 +100,11 @@ class Served:
         return await self.post("/v1/completions", {**COMPLETION, **fields})
 
 
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {{ mood }}{% endif %}"
+)
+GENERATION = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "eos_token_id": FAKE_EOS_ID}
 CHAT = {
     "model": "fake",
     "messages": [{"role": "user", "content": "Who are you?"}],
@@ -104,7 +116,18 @@ COMPLETION = {"model": "fake", "prompt": "Once upon", "temperature": 0, "max_tok
 
 def load_test_text() -> TextModel:
     """A byte-level tokenizer, as FakeGenerator's answers suppose: ids below 256 are bytes."""
-    return load_text("x")
+    tokenizer = Tokenizer(BPE(dict(BYTE_OF_CHAR), []))
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = ByteLevelDecoder()
+    tokenizer.add_special_tokens(["<|end|>"])
+    assert tokenizer.token_to_id("<|end|>") == FAKE_EOS_ID
+    settings = {"eos_token": "<|end|>", "chat_template": CHAT_TEMPLATE}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tokenizer.save(str(folder / "tokenizer.json"))
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+        (folder / "generation_config.json").write_text(json.dumps(GENERATION))
+        return load_text(folder)
 
 
 Serve = Callable[..., contextlib.AbstractAsyncContextManager[Served]]

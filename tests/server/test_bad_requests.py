@@ -130,6 +130,17 @@ CHAT_ROWS = [
     ({"guided_regex": "(a+)+$"}, 400, "unsupported_parameter", "guided_regex"),
     # 37
     ({"chat_template": "{{ 'a' * 10**9 }}"}, 400, "unsupported_parameter", "chat_template"),
+    ({"chat_template_kwargs": {"messages": "x"}}, 400, "invalid_request", "chat_template_kwargs"),
+    ({"chat_template_kwargs": {"self": 1}}, 400, "invalid_request", "chat_template_kwargs"),
+    ({"chat_template_kwargs": {"bos_token": "x"}}, 400, "invalid_request", "chat_template_kwargs"),
+    ({"chat_template_kwargs": {"a b": "x"}}, 400, "invalid_request", "chat_template_kwargs"),
+    ({"chat_template_kwargs": {"x": [1]}}, 400, "invalid_request", "chat_template_kwargs"),
+    (
+        {"chat_template_kwargs": {"x": "x" * 9999}},
+        400,
+        "invalid_request",
+        "chat_template_kwargs.x",
+    ),
     # 38
     ({"priority": "high"}, 400, "invalid_request", "priority"),
     ({"priority": 1e30}, 400, "invalid_request", "priority"),

@@ -148,6 +148,20 @@ async def test_a_stop_string_ends_the_answer_before_it_and_cancels_the_rest(serv
         assert not generator.running
 
 
+async def test_a_stop_string_can_be_kept(serve, text):
+    async with serve(FakeGenerator(reply=spell(text, "one two three four"))) as served:
+        answer = await served.chat(max_tokens=50, stop=" two", include_stop_str_in_output=True)
+        assert answer.json()["choices"][0]["message"]["content"] == "one two"
+
+
+async def test_the_template_gets_its_variables(serve, text):
+    async with serve() as served:
+        answer = await served.chat(chat_template_kwargs={"mood": "gloomy"})
+        assert answer.status == 200
+        (request,) = served.generator.requests
+        assert text.decode(request.token_ids).endswith("assistant: gloomy")
+
+
 async def test_a_stop_string_over_many_tokens_is_never_half_shown(serve, text):
     async with serve(FakeGenerator(reply=spell(text, "abcENdENDxyz"))) as served:
         *chunks, _ = (await served.chat(max_tokens=50, stop="END", stream=True)).events()
@@ -225,7 +239,8 @@ async def test_null_means_the_default(serve):
         answer = await served.chat(**dict.fromkeys(names))
         assert answer.status == 200
         (request,) = served.generator.requests
-        assert request.sampling.temperature == 1.0
+        assert request.sampling.temperature == 0.7, "as generation_config.json says"
+        assert request.sampling.top_p == 0.9
         assert request.sampling.max_tokens is None
 
 
