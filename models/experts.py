@@ -61,8 +61,8 @@ def _run_blocks(
         first_row = last_row[expert] - sizes[expert]
         start = first_row + (index - (last_block[expert] - blocks[expert])) * block
         x = jax.lax.dynamic_slice_in_dim(rows, start, block)
-        gate_up = linear(x, _take(experts.gate_up, expert))  # [block, 2, F]
-        hidden = ACTIVATIONS[config.activation](gate_up[:, 0]) * gate_up[:, 1]
+        gate_up = linear(x, _take(experts.gate_up, expert))  # [block, F, 2]
+        hidden = ACTIVATIONS[config.activation](gate_up[..., 0]) * gate_up[..., 1]
         done = linear(hidden, _take(experts.down, expert), out_dtype=jnp.float32)
         return jax.lax.dynamic_update_slice_in_dim(out, done, start, axis=0)
 

@@ -50,6 +50,15 @@ def _stack(shape: tuple[int, ...], *names: str) -> Any:
     return Leaf(shape=(len(names), *shape), view=(len(names), *shape), pieces=tuple(pieces))
 
 
+def _interleave(rows: int, width: tuple[int, ...], *names: str) -> Any:
+    """Tensors of equal shape [rows, *width], row by row: [rows, len(names), *width]."""
+    shape = (rows, len(names), *width)
+    pieces = tuple(
+        Piece(name=n, shape=(rows, *width), index=(slice(None), i)) for i, n in enumerate(names)
+    )
+    return Leaf(shape=shape, view=shape, pieces=pieces)
+
+
 def leaves(config: ModelConfig) -> Params:
     """The tree of `config` with `Leaf` in place of arrays (and None where it has none)."""
     c = config
@@ -100,9 +109,9 @@ def _ffn(c: ModelConfig, at: str) -> Ffn:
     gate, up = f"{at}.gate_proj", f"{at}.up_proj"
     bias = c.ffn_bias
     return Ffn(
-        gate_up=_stack((c.ffn_width, c.width), f"{gate}.weight", f"{up}.weight"),
+        gate_up=_interleave(c.ffn_width, (c.width,), f"{gate}.weight", f"{up}.weight"),
         down=_whole(f"{at}.down_proj.weight", c.width, c.ffn_width),
-        gate_up_bias=_stack((c.ffn_width,), f"{gate}.bias", f"{up}.bias") if bias else None,
+        gate_up_bias=_interleave(c.ffn_width, (), f"{gate}.bias", f"{up}.bias") if bias else None,
         down_bias=_whole(f"{at}.down_proj.bias", c.width) if bias else None,
     )
 
@@ -117,13 +126,13 @@ def _experts(c: ModelConfig, at: str) -> Experts:
     at = f"{at}.{block}"
     num, wide, width = c.num_experts, c.expert_width, c.width
     gate_up: Any = Leaf(
-        shape=(num, 2, wide, width),
-        view=(num, 2, wide, width),
+        shape=(num, wide, 2, width),
+        view=(num, wide, 2, width),
         pieces=tuple(
             Piece(
                 name=f"{at}.experts.{expert}.{name}.weight",
                 shape=(wide, width),
-                index=(expert, half),
+                index=(expert, slice(None), half),
             )
             for expert in range(num)
             for half, name in enumerate((gate, up))

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int8
 
 from helium_jax.models.params import Ffn, Matrix, QuantizedMatrix
 
@@ -14,33 +14,34 @@ def linear(
 ) -> Float[Array, "R ..."]:
     """x times weight, [..., in], contracted on both last axes; accumulated in float32.
 
-    Returns [R, *weight.shape[:-1]] in `out_dtype`, by default x's dtype.
+    Returns [R, *weight.shape[:-1]] in `out_dtype`, by default x's dtype. The product itself is
+    always of two matrices: given three axes, XLA:CPU transposes the whole weight in every call.
     """
     if isinstance(weight, QuantizedMatrix):
-        out = _quantized_linear(x, weight)
+        shape = weight.values.shape
+        out = _quantized_product(x, weight.values.reshape(-1, shape[-1]), weight.scales.reshape(-1))
     else:
-        out = jax.lax.dot_general(
-            x, weight, (((1,), (weight.ndim - 1,)), ((), ())), preferred_element_type=jnp.float32
-        )
-    return out.astype(out_dtype or x.dtype)
+        shape = weight.shape
+        out = _product(x, weight.reshape(-1, shape[-1]), jnp.float32)
+    return out.astype(out_dtype or x.dtype).reshape(x.shape[0], *shape[:-1])
 
 
-def _quantized_linear(x: Float[Array, "R I"], weight: QuantizedMatrix) -> Float[Array, "R ..."]:
+def _product(x: Array, weight: Array, dtype: jnp.dtype | type) -> Array:
+    return jax.lax.dot_general(x, weight, (((1,), (1,)), ((), ())), preferred_element_type=dtype)
+
+
+def _quantized_product(
+    x: Float[Array, "R I"], values: Int8[Array, "O I"], scales: Float[Array, " O"]
+) -> Float[Array, "R O"]:
     """Int8 product with int32 sums; each row of x gets its own scale from its largest value."""
-    values, row_scales = quantize_rows(x)
-    sums = jax.lax.dot_general(
-        values,
-        weight.values,
-        (((1,), (weight.values.ndim - 1,)), ((), ())),
-        preferred_element_type=jnp.int32,
-    )
-    row_scales = row_scales.reshape(-1, *(1,) * weight.scales.ndim)
-    return sums.astype(jnp.float32) * (row_scales * weight.scales[None])
+    rows, row_scales = quantize_rows(x)
+    sums = _product(rows, values, jnp.int32).astype(jnp.float32)
+    return sums * (row_scales[:, None] * scales[None, :])
 
 
 def quantize_rows(
     x: Float[Array, "... I"],
-) -> tuple[Array, Float[Array, "..."]]:
+) -> tuple[Int8[Array, "... I"], Float[Array, "..."]]:
     """Int8 values and float32 scales with x = values * scales[..., None], symmetric, rounded."""
     x = x.astype(jnp.float32)
     largest = jnp.max(jnp.abs(x), axis=-1)
@@ -72,9 +73,9 @@ def soft_cap(x: Float[Array, "..."], cap: float | None) -> Float[Array, "..."]:
 
 def feed_forward(x: Float[Array, "T D"], ffn: Ffn, activation: str) -> Float[Array, "T D"]:
     """down(activation(gate(x)) * up(x)), gate and up as one product."""
-    gate_up = linear(x, ffn.gate_up)  # [T, 2, F]
+    gate_up = linear(x, ffn.gate_up)  # [T, F, 2]
     if ffn.gate_up_bias is not None:
         gate_up = gate_up + ffn.gate_up_bias[None]
-    hidden = ACTIVATIONS[activation](gate_up[:, 0]) * gate_up[:, 1]  # [T, F]
+    hidden = ACTIVATIONS[activation](gate_up[..., 0]) * gate_up[..., 1]  # [T, F]
     out = linear(hidden, ffn.down)
     return out if ffn.down_bias is None else out + ffn.down_bias[None]

@@ -40,15 +40,16 @@ class Ffn:
     """A gated feed-forward: down(activation(gate) * up).
 
     Attributes:
-        gate_up: [2, F, D]: gate, then up.
+        gate_up: [F, 2, D]: gate and up of each channel side by side, so that a split over
+            channels is a split of rows.
         down: [D, F].
-        gate_up_bias: [2, F], or None.
+        gate_up_bias: [F, 2], or None.
         down_bias: [D], or None.
     """
 
     gate_up: Matrix
     down: Matrix
-    gate_up_bias: Float[Array, "2 F"] | None = None
+    gate_up_bias: Float[Array, "F 2"] | None = None
     down_bias: Float[Array, " D"] | None = None
 
 
@@ -59,7 +60,7 @@ class Experts:
 
     Attributes:
         router: [E, D].
-        gate_up: [E, 2, F, D]: gate, then up.
+        gate_up: [E, F, 2, D].
         down: [E, D, F].
     """
 
@@ -123,13 +124,13 @@ def param_shapes(config: ModelConfig, dtype: jnp.dtype | type = jnp.float32) -> 
             e, f = c.num_experts, c.expert_width
             return Experts(
                 router=leaf((e, c.width)),
-                gate_up=leaf((e, 2, f, c.width)),
+                gate_up=leaf((e, f, 2, c.width)),
                 down=leaf((e, c.width, f)),
             )
         return Ffn(
-            gate_up=leaf((2, c.ffn_width, c.width)),
+            gate_up=leaf((c.ffn_width, 2, c.width)),
             down=leaf((c.width, c.ffn_width)),
-            gate_up_bias=leaf((2, c.ffn_width)) if c.ffn_bias else None,
+            gate_up_bias=leaf((c.ffn_width, 2)) if c.ffn_bias else None,
             down_bias=leaf((c.width,)) if c.ffn_bias else None,
         )
 

@@ -20,12 +20,12 @@ def params_specs(config: ModelConfig, axis: str = "model") -> Params:
 
     def ffn(layer: int) -> Ffn | Experts:
         if config.has_experts(layer):
-            gate_up, down = spec(None, None, axis, None), spec(None, None, axis)
+            gate_up, down = spec(None, axis), spec(None, None, axis)
             return Experts(router=spec(), gate_up=gate_up, down=down)
         return Ffn(
-            gate_up=spec(None, axis, None),
+            gate_up=spec(axis),
             down=spec(None, axis),
-            gate_up_bias=spec(None, axis) if config.ffn_bias else None,
+            gate_up_bias=spec(axis) if config.ffn_bias else None,
             down_bias=spec() if config.ffn_bias else None,
         )
 

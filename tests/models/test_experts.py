@@ -20,7 +20,7 @@ def experts_of(num_experts):
     keys = jax.random.split(jax.random.key(num_experts), 3)
     return Experts(
         router=jax.random.normal(keys[0], (num_experts, WIDTH)),
-        gate_up=jax.random.normal(keys[1], (num_experts, 2, WIDE, WIDTH)) * 0.3,
+        gate_up=jax.random.normal(keys[1], (num_experts, WIDE, 2, WIDTH)) * 0.3,
         down=jax.random.normal(keys[2], (num_experts, WIDTH, WIDE)) * 0.3,
     )
 
@@ -51,7 +51,7 @@ def every_expert_on_every_token(x, experts, config):
         chosen = np.argsort(-weights[row], kind="stable")[: config.experts_per_token]
         scale = weights[row, chosen].sum() if config.norm_topk_prob else 1.0
         for e in chosen:
-            gate, up = (np.asarray(experts.gate_up[e], np.float64) @ x[row]).reshape(2, WIDE)
+            gate, up = (np.asarray(experts.gate_up[e], np.float64) @ x[row]).T
             hidden = gate / (1 + np.exp(-gate)) * up
             done = np.asarray(experts.down[e], np.float64) @ hidden
             out[row] += weights[row, e] / scale * done

@@ -7,6 +7,7 @@ import pytest
 
 from helium_jax.models.config import ModelConfig
 from helium_jax.models.params import init_params
+from helium_jax.models.quantize import quantize
 from helium_jax.models.transformer import compute_logits, forward
 
 TINY_QWEN3 = {
@@ -68,3 +69,15 @@ def test_logits_are_float32_for_bfloat16_weights(model):
     config, _ = model
     params = init_params(config, jax.random.key(0), jnp.bfloat16)
     assert logits_of(params, config, jnp.arange(4)).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_the_compiled_step_does_not_copy_a_weight(quantized):
+    """XLA:CPU once transposed gate_up in every step, at 20x the time of the product."""
+    config = ModelConfig.from_hf(TINY_QWEN3 | {"intermediate_size": 4096, "hidden_size": 64})
+    params = init_params(config, jax.random.key(0))
+    params = quantize(params) if quantized else params
+    step = jax.jit(logits_of, static_argnames="config")
+    compiled = step.lower(params, config, jnp.zeros(2, jnp.int32)).compile()
+    smallest_copy = 4096 * 64 * (1 if quantized else 4)  # of `down`
+    assert compiled.memory_analysis().temp_size_in_bytes < smallest_copy
