@@ -217,7 +217,7 @@ def use_compile_cache(folder: str | None) -> None:
     Args:
         folder: where; "" for no cache, None for the user's cache folder.
     """
-    if folder == "" or jax.config.read("jax_compilation_cache_dir") is not None:
+    if folder == "" or jax.config.values["jax_compilation_cache_dir"] is not None:
         return
     if folder is None:
         cache_home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
