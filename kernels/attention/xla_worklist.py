@@ -105,8 +105,9 @@ def attend_worklist(
     rows = empty_partial(step.q.shape[:-1], head_size)
     with jax.named_scope("attend_blocks"):
         rows = _attend_blocks(step, rows)
-    with jax.named_scope("attend_units"):
-        rows = _attend_units(step, rows)
+    if not layout.deterministic:  # such layouts have no units
+        with jax.named_scope("attend_units"):
+            rows = _attend_units(step, rows)
 
     out, lse = finish_partial(jax.tree.map(lambda x: x[:num_tokens], rows))
     return out.reshape(q.shape).astype(q.dtype), lse.reshape(num_tokens, num_heads)
