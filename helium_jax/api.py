@@ -1,0 +1,322 @@
+"""The Python face: `load` a model, then generate, chat, stream, or run a plan."""
+
+import asyncio
+import contextlib
+import dataclasses
+import threading
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from helium_jax.builtin import TINY_NAME
+from helium_jax.config import EngineConfig
+from helium_jax.errors import RequestError
+from helium_jax.executor import RunEvent, RunOptions, RunResult, run_plan
+from helium_jax.plan import Plan, Value, load_plan
+from helium_jax.runtime import Runtime, open_runtime
+from helium_jax.text.answer import stream_answer
+from helium_jax.types import (
+    EngineStatistics,
+    FinishReason,
+    GenerateRequest,
+    ModelInfo,
+    SamplingParams,
+    TokenLogprobs,
+    Usage,
+)
+
+T = TypeVar("T")
+Prompt = str | Sequence[int]
+Messages = Sequence[Mapping[str, Any]]
+_DEFAULT_RUN = RunOptions()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A finished generation.
+
+    Attributes:
+        text: without the stop string that ended it.
+        token_ids: all generated ids, a closing end-of-sequence id included.
+        logprobs: one per id, if asked for.
+        finish_reason: why it ended.
+        usage: what it cost.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...]
+    finish_reason: FinishReason
+    usage: Usage
+
+
+class AsyncLM:
+    """A model for programs with an event loop; made by `open_lm`.
+
+    Sampling arguments are the fields of `types.SamplingParams`; what is left out is greedy.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    @property
+    def info(self) -> ModelInfo:
+        """Name, vocabulary, context length."""
+        return self._runtime.generator.info
+
+    def statistics(self) -> EngineStatistics:
+        """Load and counters of the engine."""
+        return self._runtime.generator.statistics()[0]
+
+    async def generate(
+        self, prompt: Prompt, *, stop: Sequence[str] = (), **sampling: Any
+    ) -> Answer:
+        """Continues a text or token ids.
+
+        Raises:
+            RequestError: the prompt or a parameter is wrong, or the prompt is too long.
+        """
+        return await self._answer(self._encode(prompt), stop, sampling)
+
+    async def chat(
+        self, messages: Messages, *, stop: Sequence[str] = (), **sampling: Any
+    ) -> Answer:
+        """Answers a conversation: mappings with a role and a content."""
+        return await self._answer(self._encode_chat(messages), stop, sampling)
+
+    async def stream(
+        self, prompt: Prompt, *, stop: Sequence[str] = (), **sampling: Any
+    ) -> AsyncIterator[str]:
+        """Like `generate`, giving the text as it comes; closing it early ends the generation."""
+        async for text in self._pieces(self._encode(prompt), stop, sampling):
+            yield text
+
+    async def stream_chat(
+        self, messages: Messages, *, stop: Sequence[str] = (), **sampling: Any
+    ) -> AsyncIterator[str]:
+        """Like `chat`, giving the text as it comes."""
+        async for text in self._pieces(self._encode_chat(messages), stop, sampling):
+            yield text
+
+    async def run(
+        self,
+        plan: Plan | str | Path,
+        rows: Sequence[Mapping[str, object]],
+        *,
+        params: Mapping[str, Value] | None = None,
+        options: RunOptions = _DEFAULT_RUN,
+        on_event: Callable[[RunEvent], None] | None = None,
+    ) -> RunResult:
+        """Runs a plan, or a plan file, over rows of inputs.
+
+        Raises:
+            PlanError: the plan is not valid; names every fault.
+            RequestError: a row is not what the plan's inputs say.
+        """
+        return await run_plan(
+            plan if isinstance(plan, Plan) else load_plan(Path(plan))[0],
+            rows,
+            generator=self._runtime.generator,
+            codec=self._runtime.text,
+            params=params or {},
+            options=options,
+            on_event=on_event,
+        )
+
+    async def _answer(
+        self, token_ids: tuple[int, ...], stop: Sequence[str], sampling: Mapping[str, Any]
+    ) -> Answer:
+        request = self._request(token_ids, sampling)
+        pieces = [
+            piece
+            async for piece in stream_answer(
+                self._runtime.generator, request, self._runtime.text.detokenizer(tuple(stop))
+            )
+        ]
+        reason = pieces[-1].finish_reason
+        assert reason is not None, "stream_answer ends with a reason"
+        return Answer(
+            text="".join(piece.text for piece in pieces),
+            token_ids=tuple(token for piece in pieces for token in piece.token_ids),
+            logprobs=tuple(entry for piece in pieces for entry in piece.logprobs),
+            finish_reason=reason,
+            usage=pieces[-1].usage,
+        )
+
+    async def _pieces(
+        self, token_ids: tuple[int, ...], stop: Sequence[str], sampling: Mapping[str, Any]
+    ) -> AsyncIterator[str]:
+        pieces = stream_answer(
+            self._runtime.generator,
+            self._request(token_ids, sampling),
+            self._runtime.text.detokenizer(tuple(stop)),
+        )
+        async with contextlib.aclosing(pieces):
+            async for piece in pieces:
+                if piece.text:
+                    yield piece.text
+
+    def _encode(self, prompt: Prompt) -> tuple[int, ...]:
+        return tuple(self._runtime.text.encode(prompt) if isinstance(prompt, str) else prompt)
+
+    def _encode_chat(self, messages: Messages) -> tuple[int, ...]:
+        return tuple(self._runtime.text.encode_chat(messages))
+
+    def _request(self, token_ids: tuple[int, ...], sampling: Mapping[str, Any]) -> GenerateRequest:
+        return GenerateRequest(
+            request_id=f"lm-{uuid.uuid4().hex}",
+            token_ids=token_ids,
+            sampling=_sampling(sampling),
+        )
+
+
+def _sampling(arguments: Mapping[str, Any]) -> SamplingParams:
+    names = [field.name for field in dataclasses.fields(SamplingParams)]
+    for name in arguments:
+        if name not in names:
+            raise RequestError(
+                f"{name}={arguments[name]!r} is no sampling argument; known: {names}"
+            )
+    return SamplingParams(**arguments)
+
+
+@contextlib.asynccontextmanager
+async def open_lm(
+    model: str | Path = TINY_NAME, *, config: EngineConfig | None = None
+) -> AsyncIterator[AsyncLM]:
+    """Loads a model and starts its engine; both end with the context.
+
+    Args:
+        model: "helium-tiny", a Hugging Face folder, or "random:<shape>".
+        config: of the engine; None leaves every choice to the machine.
+    """
+    async with open_runtime(str(model), config) as runtime:
+        yield AsyncLM(runtime)
+
+
+class LM:
+    """A model for programs without an event loop; made by `load`; a context manager.
+
+    Its methods are those of `AsyncLM`, and may be called from several threads: calls made
+    together are batched together.
+    """
+
+    def __init__(self, model: str, config: EngineConfig | None) -> None:
+        self._events = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._events.run_forever, name="helium-lm", daemon=True
+        )
+        self._thread.start()
+        self._opened = open_lm(model, config=config)
+        try:
+            self._lm = self._wait(self._opened.__aenter__())
+        except BaseException:
+            self._stop_events()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    @property
+    def info(self) -> ModelInfo:
+        """Name, vocabulary, context length."""
+        return self._lm.info
+
+    def statistics(self) -> EngineStatistics:
+        """Load and counters of the engine."""
+        return self._lm.statistics()
+
+    def generate(self, prompt: Prompt, *, stop: Sequence[str] = (), **sampling: Any) -> Answer:
+        """See `AsyncLM.generate`."""
+        return self._wait(self._lm.generate(prompt, stop=stop, **sampling))
+
+    def generate_batch(
+        self, prompts: Sequence[Prompt], *, stop: Sequence[str] = (), **sampling: Any
+    ) -> list[Answer]:
+        """Continues several prompts together, which is much faster than one by one."""
+
+        async def gather() -> list[Answer]:
+            calls = [self._lm.generate(prompt, stop=stop, **sampling) for prompt in prompts]
+            return list(await asyncio.gather(*calls))
+
+        return self._wait(gather())
+
+    def chat(self, messages: Messages, *, stop: Sequence[str] = (), **sampling: Any) -> Answer:
+        """See `AsyncLM.chat`."""
+        return self._wait(self._lm.chat(messages, stop=stop, **sampling))
+
+    def stream(self, prompt: Prompt, *, stop: Sequence[str] = (), **sampling: Any) -> Iterator[str]:
+        """See `AsyncLM.stream`."""
+        return self._iterate(self._lm.stream(prompt, stop=stop, **sampling))
+
+    def stream_chat(
+        self, messages: Messages, *, stop: Sequence[str] = (), **sampling: Any
+    ) -> Iterator[str]:
+        """See `AsyncLM.stream_chat`."""
+        return self._iterate(self._lm.stream_chat(messages, stop=stop, **sampling))
+
+    def run(
+        self,
+        plan: Plan | str | Path,
+        rows: Sequence[Mapping[str, object]],
+        *,
+        params: Mapping[str, Value] | None = None,
+        options: RunOptions = _DEFAULT_RUN,
+    ) -> RunResult:
+        """See `AsyncLM.run`."""
+        return self._wait(self._lm.run(plan, rows, params=params, options=options))
+
+    def close(self) -> None:
+        """Ends the engine and its threads; calling it again does nothing."""
+        if self._events.is_closed():
+            return
+        try:
+            self._wait(self._opened.__aexit__(None, None, None))
+        finally:
+            self._stop_events()
+
+    def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        if self._events.is_closed():
+            coroutine.close()
+            raise RequestError("this model is closed; load it again")
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._events)
+        try:
+            return future.result()
+        except BaseException:  # Ctrl-C, say: the call must not go on without its caller
+            future.cancel()
+            raise
+
+    def _iterate(self, texts: AsyncIterator[str]) -> Iterator[str]:
+        generator: Any = texts
+
+        async def next_text() -> str | None:
+            return await anext(generator, None)
+
+        try:
+            while (text := self._wait(next_text())) is not None:
+                yield text
+        finally:
+            self._wait(generator.aclose())
+
+    def _stop_events(self) -> None:
+        self._events.call_soon_threadsafe(self._events.stop)
+        self._thread.join()
+        self._events.close()
+
+
+def load(model: str | Path = TINY_NAME, *, config: EngineConfig | None = None) -> LM:
+    """Loads a model and starts its engine.
+
+    Args:
+        model: "helium-tiny", a Hugging Face folder, or "random:<shape>".
+        config: of the engine; None leaves every choice to the machine.
+
+    Raises:
+        RequestError: the model or the configuration is wrong; names the file or the field.
+    """
+    return LM(str(model), config)
