@@ -5,10 +5,27 @@ import sys
 
 import helium_jax
 
-PUBLIC = """
-LM NAIVE Answer AsyncLM CapacityError EngineConfig FinishReason HeliumError InternalError Plan
-PlanBuilder PlanError RequestError RunOptions RunResult SamplingParams Usage load open_lm
-""".split()
+PUBLIC = [
+    "LM",
+    "NAIVE",
+    "Answer",
+    "AsyncLM",
+    "CapacityError",
+    "EngineConfig",
+    "FinishReason",
+    "HeliumError",
+    "InternalError",
+    "Plan",
+    "PlanBuilder",
+    "PlanError",
+    "RequestError",
+    "RunOptions",
+    "RunResult",
+    "SamplingParams",
+    "Usage",
+    "load",
+    "open_lm",
+]
 
 
 def test_public_names_are_these():
