@@ -1,10 +1,13 @@
 """The store by example: sharing, copies, pins, counters."""
 
+import dataclasses
+
 import pytest
 
+from helium_jax.config import ResolvedEngineConfig
 from helium_jax.errors import InternalError, RequestError
 from helium_jax.kvstore.prefix_index import BlockKey
-from helium_jax.kvstore.store import Store
+from helium_jax.kvstore.store import Store, make_store
 from helium_jax.types import CacheSnapshot
 
 SECRET = bytes(32)
@@ -300,3 +303,20 @@ def test_verify_sees_damage(damage, problem):
     damage(store, table)
     with pytest.raises(InternalError, match=f"inconsistent.*{problem}"):
         store.verify()
+
+
+@pytest.mark.parametrize(
+    ("num_pages", "max_model_len", "pin_pages"),
+    [(100, 40, 50), (15, 40, 5), (10, 40, 0), (8, 40, 0)],
+)
+def test_pins_leave_room_for_one_longest_sequence(num_pages, max_model_len, pin_pages):
+    names = [field.name for field in dataclasses.fields(ResolvedEngineConfig)]
+    choices = {
+        "page_size": 4,
+        "num_pages": num_pages,
+        "max_model_len": max_model_len,
+        "pin_budget": 0.5,
+        "prefix_caching": True,
+    }
+    config = ResolvedEngineConfig(**{name: choices.get(name) for name in names})
+    assert make_store(config, model_version="", secret=SECRET).pin_pages == pin_pages
