@@ -63,31 +63,37 @@ def find_thresholds(
     is_random = rows.temperature > 0.0
     has_top_k = is_random & (rows.top_k > 0) & (rows.top_k < logits.shape[1])
     has_top_p = is_random & (rows.top_p < 1.0)
-    is_small = has_top_k & (rows.top_k <= SMALL_K) & (num_blocks > SMALL_K)
-    is_large = has_top_k & ~is_small
+    is_small = has_top_k & (rows.top_k <= SMALL_K)
+    candidates = None  # [S, M], where they are not everything
+    if num_blocks > SMALL_K:
+        nothing = jnp.zeros((num_rows, SMALL_K * width), jnp.float32)
+        candidates = _if_any(is_small, lambda: _greatest_blocks(blocks), nothing)
 
-    no_candidates = jnp.zeros((num_rows, min(SMALL_K, num_blocks) * width), jnp.float32)
-    candidates = _if_any(is_small, lambda: _greatest_blocks(blocks), no_candidates)  # [S, M]
-    no_limit = jnp.full(num_rows, -jnp.inf)
-    logit = jnp.where(
-        is_small,
-        _if_any(is_small, lambda: _find_top_k(candidates, rows.top_k, is_small), no_limit),
-        _if_any(is_large, lambda: _find_top_k(logits, rows.top_k, is_large), no_limit),
-    )
+    def search(
+        asks: Bool[Array, "S"],
+        find: Callable[[Array, Bool[Array, "S"]], Float32[Array, "S"]],
+        otherwise: float,
+    ) -> Float32[Array, "S"]:
+        """`find` among the candidates in rows with a small k, among all in the others."""
+        default = jnp.full(num_rows, otherwise, jnp.float32)
+        narrowed = candidates
+        if narrowed is None:
+            return _if_any(asks, lambda: find(logits, asks), default)
+        few, many = asks & is_small, asks & ~is_small
+        return jnp.where(
+            is_small,
+            _if_any(few, lambda: find(narrowed, few), default),
+            _if_any(many, lambda: find(logits, many), default),
+        )
 
     def weigh(values: Float32[Array, "S M"]) -> Float32[Array, "S M"]:
         weights = scale_weights(values, maximum[:, None], rows.temperature[:, None])
         return jnp.where(values >= logit[:, None], weights, 0.0)
 
+    logit = search(has_top_k, lambda x, asks: _find_top_k(x, rows.top_k, asks), -jnp.inf)
     total = _if_any(has_top_p, lambda: jnp.sum(weigh(logits), axis=1), jnp.ones(num_rows))
     target = rows.top_p * total
-    no_weight = jnp.zeros(num_rows, jnp.float32)
-    is_small_p, is_large_p = has_top_p & is_small, has_top_p & ~is_small
-    weight = jnp.where(
-        is_small,
-        _if_any(is_small_p, lambda: _find_top_p(weigh(candidates), target, is_small_p), no_weight),
-        _if_any(is_large_p, lambda: _find_top_p(weigh(logits), target, is_large_p), no_weight),
-    )
+    weight = search(has_top_p, lambda x, asks: _find_top_p(weigh(x), target, asks), 0.0)
     return Thresholds(
         logit=logit, weight=jnp.maximum(weight, jnp.where(is_random, rows.min_p, 0.0))
     )
@@ -99,8 +105,7 @@ def _if_any(asks: Bool[Array, "S"], compute: Callable[[], Array], otherwise: Arr
 
 def _greatest_blocks(blocks: Float32[Array, "S blocks width"]) -> Float32[Array, "S M"]:
     """The tokens of the SMALL_K blocks with the greatest maxima."""
-    count = min(SMALL_K, blocks.shape[1])
-    _, chosen = jax.lax.top_k(jnp.max(blocks, axis=2), count)  # [S, count]
+    _, chosen = jax.lax.top_k(jnp.max(blocks, axis=2), SMALL_K)  # [S, SMALL_K]
     return jnp.take_along_axis(blocks, chosen[:, :, None], axis=1).reshape(blocks.shape[0], -1)
 
 
