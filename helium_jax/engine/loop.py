@@ -352,6 +352,7 @@ class Loop:
                     f"request {sequence.request.request_id!r}: the logits of token "
                     f"{len(sequence.token_ids)} are not numbers; the weights or the KV are damaged"
                 ),
+                is_damaged=True,
             )
             return
         batcher.accept(sequence, token_id, self._store)
@@ -411,18 +412,19 @@ class Loop:
             pin_id=pinned.pin_id if pinned is not None else None,
         )
 
-    def _fail(self, active: _Active, error: HeliumError) -> None:
-        self._leave(active)
+    def _fail(self, active: _Active, error: HeliumError, *, is_damaged: bool = False) -> None:
+        """Ends a request with an error; nobody reads its KV again if that may be damaged."""
+        self._leave(active, is_damaged=is_damaged)
         if active.warmed is not None:
             active.warmed.set_exception(error)
         else:
             self._outcomes.append((active.sequence.request.request_id, error))
 
-    def _leave(self, active: _Active) -> None:
+    def _leave(self, active: _Active, *, is_damaged: bool = False) -> None:
         sequence = active.sequence
         if sequence.status is SequenceStatus.WAITING:
             self._num_waiting_tokens -= len(sequence.request.token_ids)
-        batcher.retire(sequence, self._queues, self._store)
+        batcher.retire(sequence, self._queues, self._store, is_damaged=is_damaged)
         del self._active[sequence.request.request_id]
 
     def _fail_step(self, error: Exception) -> None:
