@@ -90,8 +90,7 @@ class Sequences:
             [len(chunk) for chunk in chunks],
             self.done[: len(chunks)],
             tables,
-            cascade=False,
-            deterministic=False,
+            cascade=True,
             out=ints,
         )
         logits, self.pages = step(

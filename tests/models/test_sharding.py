@@ -27,10 +27,11 @@ from helium_jax.models.transformer import compute_logits, forward
 
 layout = make_layout(num_tokens=8, num_seqs=1, pages_per_seq=2, page_size=4, num_pages=3)
 ints = np.empty(layout.num_ints, np.int32)
-pack_batch(layout, [8], [8], np.array([[2, 0]]), cascade=False, deterministic=False, out=ints)
+pack_batch(layout, [8], [8], np.array([[2, 0]]), cascade=False, out=ints)
 slots = np.array([8, 9, 10, 11, 0, 1, 2, 3], np.int32)
 
-@functools.partial(jax.jit, static_argnames="config")
+@functools.partial(jax.jit, static_argnames="config",
+    compiler_options={"xla_backend_optimization_level": 0})  # half the compile time
 def step(params, config, pages, ids, ints):
     batch = unpack_batch(layout, ints)
     def attend(pages, layer, q, k, v, **options):
@@ -57,6 +58,8 @@ for folder in sys.argv[1:]:
     found, after = step(two.params, c, split, ids, ints)
     assert after.k.sharding.spec == pages_spec(), after.k.sharding
     np.testing.assert_allclose(found, expected, atol=1e-5)
+    if c.num_experts:
+        continue
     expected, _ = step(quantize(one.params), c, pages, ids, ints)
     found, _ = step(shard_params(quantize(one.params), shardings), c, split, ids, ints)
     np.testing.assert_allclose(found, expected, atol=1e-4)
@@ -66,8 +69,7 @@ print("equal")
 
 def test_two_devices_give_the_logits_of_one(tmp_path, save_model):
     cases = {
-        "qwen3": {"tie_word_embeddings": True, "head_dim": 16},
-        "llama": {"attention_bias": True, "mlp_bias": True},
+        "llama": {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True},
         "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
     }
     for family, changes in cases.items():
