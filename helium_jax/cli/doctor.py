@@ -1,6 +1,7 @@
 """`helium-jax doctor`: is this installation able to run, and on what."""
 
 import asyncio
+import contextlib
 import os
 import platform
 import time
@@ -62,9 +63,9 @@ def _packages() -> Iterator[Finding]:
     yield Finding(
         subject="python", text=f"{platform.python_version()} on {platform.platform(terse=True)}"
     )
-    names = ["helium-jax", *(_name_of(one) for one in requires("helium-jax") or ())]
+    needed = [one for one in requires("helium-jax") or () if ";" not in one]  # no extras
     found = []
-    for name in names:
+    for name in ("helium-jax", *map(_name_of, needed)):
         try:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:
@@ -77,9 +78,7 @@ def _packages() -> Iterator[Finding]:
 
 
 def _name_of(requirement: str) -> str:
-    """The name in "jax<0.13,>=0.10.2"; of extras, which are optional, our own name."""
-    if ";" in requirement:
-        return "helium-jax"
+    """The name in "jax<0.13,>=0.10.2"."""
     end = next((i for i, char in enumerate(requirement) if char in "<>=!~[ "), len(requirement))
     return requirement[:end]
 
@@ -111,7 +110,7 @@ def _compile_cache() -> Iterator[Finding]:
     from helium_jax.runtime import use_compile_cache
 
     use_compile_cache(None)
-    folder = Path(jax.config.read("jax_compilation_cache_dir"))
+    folder = Path(jax.config.values["jax_compilation_cache_dir"])
     nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not os.access(nearest, os.W_OK):
         yield Finding(
@@ -129,11 +128,21 @@ def _compile_cache() -> Iterator[Finding]:
 
 
 def _model(model: str, generate: bool) -> Iterator[Finding]:
+    from helium_jax.builtin import tiny_folder
+    from helium_jax.models.checkpoint import open_weights, read_config
+    from helium_jax.models.shapes import PREFIX
     from helium_jax.runtime import load_text_of
 
     try:
         load_text_of(model)
-        yield Finding(subject="model", text=f"{model}: tokenizer and template load")
+        text = "tokenizer"
+        if not model.startswith(PREFIX):
+            builtin = tiny_folder() if model == BUILTIN else contextlib.nullcontext(Path(model))
+            with builtin as folder:
+                config = read_config(folder)
+                num_tensors = sum(len(file.entries) for file in open_weights(folder))
+            text = f"{config.family}, {num_tensors} tensors, tokenizer"
+        yield Finding(subject="model", text=f"{model}: {text}")
         if generate:
             yield Finding(subject="generation", text=asyncio.run(_generate(model)))
     except (HeliumError, OSError, ValueError) as error:
@@ -146,7 +155,7 @@ async def _generate(model: str) -> str:
     from helium_jax.runtime import open_runtime
     from helium_jax.types import GenerateRequest, SamplingParams
 
-    config = EngineConfig(max_num_seqs=2, max_num_batched_tokens=32)
+    config = EngineConfig(max_num_seqs=2, max_num_batched_tokens=8)
     async with open_runtime(model, config) as runtime:
         ids = runtime.text.encode_chat([{"role": "user", "content": "Hello"}])
         request = GenerateRequest(

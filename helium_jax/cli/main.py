@@ -1,5 +1,6 @@
 """The command `helium-jax`: a group whose commands are imported only when they run."""
 
+import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -58,6 +59,9 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns the exit code: 0, 1 for a failure of ours or of capacity, 2 for wrong input, 130 after
     Ctrl-C.
     """
+    logger = logging.getLogger("helium_jax")
+    if not logger.handlers:  # without one, Python itself would print tracebacks of handled errors
+        logger.addHandler(logging.NullHandler())
     try:
         result = cli.main(args, prog_name="helium-jax", standalone_mode=False)
     except click.exceptions.Abort:

@@ -17,7 +17,7 @@ from helium_jax.config import EngineConfig
 from helium_jax.errors import RequestError
 from helium_jax.runtime import Runtime, open_runtime
 from helium_jax.server import RunningServer, ServerConfig, make_app, start_server
-from helium_jax.telemetry.logs import make_handler
+from helium_jax.telemetry.logs import logging_to_stderr
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -78,9 +78,6 @@ def serve(model: str, name: str | None, alias: tuple[str, ...], **options: Any) 
         max_step_age_s=options["max_step_age"],
         shutdown_timeout_s=options["shutdown_timeout"],
     )
-    logger = logging.getLogger("helium_jax")
-    logger.addHandler(make_handler())
-    logger.setLevel(options["log_level"].upper())
     console = Console(stderr=True)
     if config.host not in LOOPBACK and not keys:
         console.print(
@@ -91,18 +88,28 @@ def serve(model: str, name: str | None, alias: tuple[str, ...], **options: Any) 
                 style="bold red",
             )
         )
-    return asyncio.run(_serve(model, name, engine_config(options), config, console))
+    level = logging.getLevelNamesMapping()[options["log_level"].upper()]
+    return asyncio.run(_serve(model, name, engine_config(options), config, level, console))
 
 
 async def _serve(
-    model: str, name: str | None, engine: EngineConfig, config: ServerConfig, console: Console
+    model: str,
+    name: str | None,
+    engine: EngineConfig,
+    config: ServerConfig,
+    log_level: int,
+    console: Console,
 ) -> int:
-    """Until the port is open nothing was promised, so a signal ends the process as usual."""
+    """Until the port is open nothing was promised, so a signal ends the process as usual.
+
+    The log begins with the server too: what keeps an engine from starting is raised, not logged.
+    """
     async with contextlib.AsyncExitStack() as stack:
         with compile_progress(console) as progress:
             runtime = await stack.enter_async_context(
                 open_runtime(model, engine, name=name, progress=progress)
             )
+        stack.enter_context(logging_to_stderr(log_level))
         server = await start_server(make_app(runtime, config), config)
         _announce(runtime, server, config, console)
         return await serve_until_signal(

@@ -1,7 +1,9 @@
 """The one log format: time, level, logger, request or run id, message; one line per record."""
 
+import contextlib
 import logging
 import re
+from collections.abc import Iterator
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -34,9 +36,17 @@ def escape_controls(text: str) -> str:
     return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
-def make_handler(level: int = logging.INFO) -> logging.Handler:
-    """A handler to stderr with this format, for the command line to install on a logger."""
+@contextlib.contextmanager
+def logging_to_stderr(level: int = logging.INFO) -> Iterator[None]:
+    """Writes this package's records of at least `level` to stderr, for the command line."""
+    logger = logging.getLogger("helium_jax")
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter())
-    handler.setLevel(level)
-    return handler
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)

@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import jax
 import pytest
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
+from helium_jax.models.config import ModelConfig
+from helium_jax.models.params import init_params
+from helium_jax.models.rope import Rope
+from helium_jax.models.save import save_hf
 from helium_jax.server import RunningServer, ServerConfig, make_app, start_server
 from helium_jax.testing import FAKE_EOS_ID, FakeGenerator
 from helium_jax.text import TextModel, load_text
@@ -116,18 +121,22 @@ COMPLETION = {"model": "fake", "prompt": "Once upon", "temperature": 0, "max_tok
 
 def load_test_text() -> TextModel:
     """A byte-level tokenizer, as FakeGenerator's answers suppose: ids below 256 are bytes."""
+    with tempfile.TemporaryDirectory() as name:
+        write_text_files(Path(name))
+        return load_text(Path(name))
+
+
+def write_text_files(folder: Path) -> None:
+    """What a model folder holds of that tokenizer."""
     tokenizer = Tokenizer(BPE(dict(BYTE_OF_CHAR), []))
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = ByteLevelDecoder()
     tokenizer.add_special_tokens(["<|end|>"])
     assert tokenizer.token_to_id("<|end|>") == FAKE_EOS_ID
     settings = {"eos_token": "<|end|>", "chat_template": CHAT_TEMPLATE}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        tokenizer.save(str(folder / "tokenizer.json"))
-        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-        (folder / "generation_config.json").write_text(json.dumps(GENERATION))
-        return load_text(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "generation_config.json").write_text(json.dumps(GENERATION))
 
 
 Serve = Callable[..., contextlib.AbstractAsyncContextManager[Served]]
@@ -142,23 +151,51 @@ def text() -> TextModel:
 def serve(text) -> Serve:
     """Starts servers: `async with serve(generator, strict=True) as served`."""
 
-    @contextlib.asynccontextmanager
-    async def start(generator: Any = None, **config: Any) -> AsyncIterator[Served]:
-        if generator is None:
-            generator = FakeGenerator()
-        server_config = ServerConfig(**{"port": 0, **config})
-        app = make_app(StubRuntime(generator=generator, text=text), server_config)
-        server = await start_server(app, server_config)
-        try:
-            async with aiohttp.ClientSession() as session:
-                yield Served(
-                    server=server,
-                    generator=generator,
-                    text=text,
-                    session=session,
-                    config=server_config,
-                )
-        finally:
-            await server.close()
+    def start(generator: Any = None, **config: Any) -> Any:
+        runtime = StubRuntime(generator=generator or FakeGenerator(), text=text)
+        return serve_runtime(runtime, **config)
 
     return start
+
+
+@contextlib.asynccontextmanager
+async def serve_runtime(runtime: Any, **config: Any) -> AsyncIterator[Served]:
+    """A server for `runtime` on a free port, and a client session."""
+    server_config = ServerConfig(**{"port": 0, **config})
+    server = await start_server(make_app(runtime, server_config), server_config)
+    try:
+        async with aiohttp.ClientSession() as session:
+            yield Served(
+                server=server,
+                generator=runtime.generator,
+                text=runtime.text,
+                session=session,
+                config=server_config,
+            )
+    finally:
+        await server.close()
+
+
+TINY = ModelConfig(
+    family="qwen3",
+    vocab_size=FAKE_EOS_ID + 1,
+    width=32,
+    num_layers=2,
+    num_q_heads=4,
+    num_kv_heads=2,
+    head_size=8,
+    ffn_width=64,
+    max_position=256,
+    rope=Rope(theta=10000.0),
+    qk_norm=True,
+    eos_token_ids=(FAKE_EOS_ID,),
+)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory) -> Path:
+    """A whole model folder with random weights and the byte-level tokenizer."""
+    folder = tmp_path_factory.mktemp("models") / "fake"
+    save_hf(folder, TINY, init_params(TINY, jax.random.key(1)))
+    write_text_files(folder)
+    return folder

@@ -3,7 +3,7 @@
 import logging
 import sys
 
-from helium_jax.telemetry.logs import LineFormatter, make_handler
+from helium_jax.telemetry.logs import LineFormatter, logging_to_stderr
 
 
 def _record(message, *args, exc_info=None, **extra):
@@ -38,7 +38,13 @@ def test_a_traceback_stays_on_one_line():
     assert "ValueError: bad" in line
 
 
-def test_the_handler_writes_to_stderr_at_its_level():
-    handler = make_handler(logging.WARNING)
-    assert handler.level == logging.WARNING
-    assert isinstance(handler.formatter, LineFormatter)
+def test_records_of_the_package_go_to_stderr_only_inside_the_context(capsys):
+    log = logging.getLogger("helium_jax.some.module")
+    with logging_to_stderr(logging.INFO):
+        log.info("inside %d", 1, extra={"request_id": "r"})
+        log.debug("too quiet")
+        logging.getLogger("other").error("not ours")
+    log.error("outside")
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "helium_jax.some.module [r] inside 1" in err

@@ -1,0 +1,132 @@
+"""The server in front of the real engine with a tiny random model: answers, reuse, cancelling.
+
+One engine serves all tests of the file, so that it compiles once; each leaves it as it was.
+"""
+
+import asyncio
+
+import openai
+import pytest
+import pytest_asyncio
+
+from helium_jax.config import EngineConfig
+from helium_jax.runtime import open_runtime
+from tests.server.conftest import serve_runtime
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+ENGINE = EngineConfig(
+    page_size=16,
+    num_pages=64,
+    max_num_seqs=4,
+    max_num_batched_tokens=16,
+    deterministic=True,
+)
+LONG = {"prompt": "a prompt of more than two pages of sixteen tokens each", "max_tokens": 6}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def served(model_folder):
+    async with (
+        open_runtime(str(model_folder), ENGINE) as runtime,
+        serve_runtime(runtime) as running,
+    ):
+        yield running
+
+
+async def until_idle(served):
+    async with asyncio.timeout(20):
+        while served.generator.statistics()[0].cache.num_used:
+            await asyncio.sleep(0.01)
+
+
+async def test_it_is_ready_and_names_the_folder(served):
+    assert (await served.get("/health/ready")).status == 200
+    assert (await served.get("/v1/models")).json()["data"][0]["id"] == "fake"
+
+
+async def test_whole_and_streamed_answers_agree_through_the_openai_client(served):
+    async with openai.AsyncOpenAI(base_url=served.url + "/v1", api_key="none") as client:
+        fields = {
+            "model": "fake",
+            "messages": [{"role": "user", "content": "Hello"}],
+            "temperature": 0,
+            "max_tokens": 8,
+        }
+        whole = await client.chat.completions.create(**fields, logprobs=True, top_logprobs=2)
+        entries = whole.choices[0].logprobs.content
+        assert len(entries) == whole.usage.completion_tokens
+        assert all(entry.top_logprobs[0].logprob == entry.logprob for entry in entries)
+        stream = await client.chat.completions.create(**fields, stream=True)
+        text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+        assert text == whole.choices[0].message.content
+
+
+async def test_a_repeated_prompt_is_read_from_the_cache_with_the_same_answer(served):
+    salted = {**LONG, "cache_salt": "repeat", "logprobs": 3}
+    first, second = [(await served.complete(**salted)).json() for _ in range(2)]
+    assert first["choices"] == second["choices"]
+    assert first["usage"]["helium"]["kv_cached"] == 0
+    assert second["usage"]["helium"]["kv_cached"] >= 32
+    for body in (first, second):
+        assert sum(body["usage"]["helium"].values()) == body["usage"]["prompt_tokens"]
+
+
+async def test_a_stop_string_tells_what_was_cached_although_it_ends_the_request(served):
+    salted = {**LONG, "cache_salt": "stop", "logit_bias": {"97": 100}}  # only "a"
+    assert (await served.complete(**salted)).json()["choices"][0]["text"] == "aaaaaa"
+    body = (await served.complete(**salted, stop="aaa")).json()
+    assert (body["choices"][0]["text"], body["choices"][0]["finish_reason"]) == ("", "stop")
+    assert body["usage"]["helium"]["kv_cached"] >= 32
+    await until_idle(served)
+
+
+async def test_equal_seeds_give_equal_answers_whatever_else_runs(served):
+    fields = {"prompt": "x", "temperature": 1.5, "seed": 7, "max_tokens": 12}
+    alone = (await served.complete(**fields)).json()["choices"][0]["text"]
+    many = await asyncio.gather(
+        served.complete(**fields),
+        *(served.complete(prompt=f"{i}", temperature=1, max_tokens=12) for i in range(6)),
+        served.complete(**fields),
+    )
+    assert [one.status for one in many] == [200] * 8
+    assert many[0].json()["choices"][0]["text"] == alone
+    assert many[-1].json()["choices"][0]["text"] == alone
+
+
+async def test_a_closed_stream_frees_its_pages(served):
+    fields = {"model": "fake", "prompt": "go on", "max_tokens": 200, "ignore_eos": True}
+    response = await served.session.post(
+        served.url + "/v1/completions", json={**fields, "stream": True}
+    )
+    await response.content.readuntil(b"\n\n")
+    assert served.generator.statistics()[0].cache.num_used > 0
+    response.close()
+    await until_idle(served)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"prompt": "x" * 300}, "context_length_exceeded"),
+        ({"prompt": "x" * 100, "max_tokens": 200}, "context_length_exceeded"),
+        ({"prompt": ""}, "invalid_request"),
+        ({"prompt": [257]}, "invalid_request"),
+        ({"prompt": [-1]}, "invalid_request"),
+        ({"max_tokens": 0}, "invalid_request"),
+        ({"top_p": 0}, "invalid_request"),
+        ({"logit_bias": {"257": 1}}, "invalid_request"),
+    ],
+)
+async def test_after_a_bad_request_the_next_answer_is_the_same_bit_for_bit(served, change, code):
+    good = {**LONG, "logprobs": 3}
+    before = (await served.complete(**good)).json()["choices"]
+    bad = await served.complete(**change)
+    assert (bad.status, bad.error["code"]) == (400, code)
+    assert (await served.complete(**good)).json()["choices"] == before
+
+
+async def test_nothing_was_compiled_after_the_start(served):
+    lines = (await served.get("/metrics")).body.decode().splitlines()
+    assert 'helium:recompiles_after_warmup_total{worker="0"} 0.0' in lines
+    await until_idle(served)
