@@ -89,10 +89,7 @@ class RunState:
             for op in plan.operators
         }
         self._states = {name: bytearray(num_rows) for name in self._steps}
-        self._missing = {
-            name: [sum(need in self._steps for need in plan.needs[name])] * num_rows
-            for name in self._steps
-        }
+        self._missing = {name: [self._needs_steps(name)] * num_rows for name in self._steps}
         self._num_open = len(self._steps) * num_rows
         self._ready: list[tuple[int, int, int]] = []  # priority, row, place of the operator
         self._flights: dict[int, _Flight] = {}
@@ -147,12 +144,15 @@ class RunState:
     # --- beginnings ------------------------------------------------------------------------
 
     def _start(self) -> None:
+        # Decided beforehand: an operator that becomes ready by another one's text is not a root.
+        roots = [name for name in self._steps if not self._needs_steps(name)]
         for row in range(self._num_rows):
-            for name in self._steps:
-                if self._missing[name][row] == 0 and self._states[name][row] == _WAITING:
+            for name in roots:
+                if self.status is None:
                     self._make_ready(name, row)
-                if self.status is not None:
-                    return
+
+    def _needs_steps(self, name: str) -> int:
+        return sum(need in self._steps for need in self._plan.needs[name])
 
     def _make_ready(self, name: str, row: int) -> None:
         step = self._steps[name]

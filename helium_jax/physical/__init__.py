@@ -3,7 +3,7 @@
 Not here: the order of steps (`helium_jax.executor` releases them as soon as they are ready).
 """
 
-from helium_jax.physical.lower import count_rows, lower
+from helium_jax.physical.lowering import count_rows, lower
 from helium_jax.physical.operators import (
     Apply,
     Generate,
