@@ -189,17 +189,6 @@ class Worker:
         print(json.dumps([asdict(call) for call in calls]), file=self._process.stdin, flush=True)
         return Answer(**self._read())
 
-    def close(self) -> None:
-        """Ends the process; kills it if it does not end by itself."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
@@ -222,20 +211,25 @@ def open_worker(
 ) -> Iterator[Worker]:
     """Starts `adapter` on `model` in the interpreter `python`; ends it with the context."""
     command = [python, "-m", "bench.worker", adapter]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*command, "--model", model, "--options", json.dumps(options)],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-    )
+    ) as process:
+        try:
+            yield Worker(process, name or adapter)
+        finally:
+            _end(process)
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    """Lets a worker end by itself, which it does at the end of its input; else kills it."""
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
     try:
-        worker = Worker(process, name or adapter)
-    except BaseException:
+        process.wait(timeout=30)
+    except subprocess.TimeoutExpired:
         process.kill()
-        process.wait()
-        raise
-    try:
-        yield worker
-    finally:
-        worker.close()
