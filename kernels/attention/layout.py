@@ -137,8 +137,8 @@ def make_layout(
         block_rows=_default_block_rows(num_tokens, deterministic)
         if block_rows is None
         else block_rows,
-        run_pages=max(1, 256 // max(page_size, 1)) if run_pages is None else run_pages,
-        unit_pages=_default_unit_pages(num_seqs, page_size) if unit_pages is None else unit_pages,
+        run_pages=max(1, 128 // max(page_size, 1)) if run_pages is None else run_pages,
+        unit_pages=max(1, 512 // max(page_size, 1)) if unit_pages is None else unit_pages,
         deterministic=deterministic,
     )
     for name in ("num_seqs", "pages_per_seq", "page_size", "num_pages", "run_pages", "unit_pages"):
@@ -171,9 +171,4 @@ def unpack_batch(layout: AttentionLayout, ints: jax.Array) -> AttentionBatch:
 
 def _default_block_rows(num_tokens: int, deterministic: bool) -> int:
     """Equal blocks in all buckets where bits matter: their shape decides the order of sums."""
-    return 8 if deterministic else min(num_tokens, 32)
-
-
-def _default_unit_pages(num_seqs: int, page_size: int) -> int:
-    """About 512 tokens at a time for one sequence, 2,048 for many."""
-    return max(1, min(max(8 * num_seqs, 16), 64) * 32 // max(page_size, 1))
+    return 8 if deterministic else min(num_tokens, 64)

@@ -166,10 +166,11 @@ def _attend_blocks(step: _Step, rows: Partial) -> Partial:
     def attend(b: jax.Array, rows: Partial) -> Partial:
         targets = batch.block_rows[b]  # [R]
         positions = step.positions[targets]
-        row_positions = jnp.tile(positions, group)  # [G * R]
         queries = step.q[targets].transpose(1, 2, 0, 3).reshape(*stacked, head_size)
         table = step.tables[batch.block_seqs[b]]  # [C + run_pages]
         num_keys = jnp.minimum(batch.block_ends[b] * page_size, jnp.max(positions) + 1)
+        # In windowed layers these are the positions themselves: own blocks end at their last row.
+        newest = jnp.tile(jnp.minimum(positions, num_keys - 1), group)[:, None]  # [G * R, 1]
         start = batch.block_starts[b]
         if step.window is not None:
             oldest = jnp.min(jnp.where(positions < 0, jnp.max(positions), positions))
@@ -181,13 +182,12 @@ def _attend_blocks(step: _Step, rows: Partial) -> Partial:
             page_ids = jax.lax.dynamic_slice(table, (column,), (width,))
             offsets = jnp.arange(width * page_size, dtype=jnp.int32)
             key_positions = column * page_size + offsets
-            is_key = key_positions < num_keys
-            visible = step.in_window(key_positions[None, :], row_positions[:, None])
-            visible = (visible & is_key[None, :])[None]  # [1, G * R, J]
-
+            visible = step.in_window(key_positions[None, :], newest)[None]  # [1, G * R, J]
             keys = step.gather_keys(page_ids).transpose(1, 2, 0, 3)  # [K, H, W, B]
             values = jnp.where(
-                is_key.reshape(width, 1, page_size, 1), step.gather_values(page_ids), 0.0
+                (key_positions < num_keys).reshape(width, 1, page_size, 1),
+                step.gather_values(page_ids),
+                0.0,
             ).transpose(1, 0, 2, 3)  # [K, W, B, H]
             scores = jnp.einsum(
                 "krh,khj->krj", queries, keys.reshape(kv_heads, head_size, width * page_size)
