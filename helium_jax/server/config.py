@@ -26,7 +26,7 @@ class Limits:
     """
 
     body_bytes: int = 32 * 1024 * 1024
-    prompt_chars: int = 16 * 1024 * 1024
+    prompt_chars: int = 4 * 1024 * 1024
     messages: int = 4096
     prompts: int = 1024
     n: int = 128

@@ -156,6 +156,13 @@ def _ids(ids: Any, path: str, info: ModelInfo, found: Findings) -> Prompt:
         return Prompt(path=path)
     if not ids:
         found.add(path, "is empty; send a text or token ids")
+    if len(ids) >= info.max_model_len:
+        found.add(
+            path,
+            f"{len(ids)} token ids leave no room in the context of {info.max_model_len} tokens",
+            "context_length_exceeded",
+        )
+        return Prompt(path=path)
     check_ids(ids, path, info, found)
     return Prompt(path=path, token_ids=tuple(ids))
 

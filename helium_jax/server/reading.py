@@ -12,21 +12,31 @@ T = TypeVar("T", bound=msgspec.Struct)
 _AT = re.compile(r" - at `(key in )?\$(?P<rest>.*)`$")
 
 
+MAX_NAMED = 32  # faults, and unknown fields, that one answer names
+MAX_OBJECTS = 20_000  # objects of one body that are looked at; each costs some microseconds
+
+
 class Findings:
     """What reading one body has found.
 
     Attributes:
-        problems: faults, in the order of the fields.
-        unknown: paths of fields that no type declares.
+        problems: the first MAX_NAMED faults, in the order of the fields.
+        num_problems: all faults.
+        unknown: paths of fields that no type declares; a dict for its order.
+        num_objects: objects read so far.
     """
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
-        self.unknown: list[str] = []
+        self.num_problems = 0
+        self.unknown: dict[str, None] = {}
+        self.num_objects = 0
 
     def add(self, path: str, message: str, code: str = "invalid_request") -> None:
         """Adds a fault."""
-        self.problems.append(Problem(path=path, message=message, code=code))
+        self.num_problems += 1
+        if len(self.problems) < MAX_NAMED:
+            self.problems.append(Problem(path=path, message=message, code=code))
 
     def add_unsupported(self, path: str, what: str) -> None:
         """Adds a field that would have an effect that this server does not have."""
@@ -38,7 +48,8 @@ def read_struct(kind: type[T], raw: dict[str, Any], path: str, found: Findings) 
 
     Returns None when `found` has gained a problem. `path` is "" for the body itself.
     """
-    before = len(found.problems)
+    before = found.num_problems
+    found.num_objects += 1
     values: dict[str, Any] = {}
     fields = msgspec.structs.fields(kind)
     for declared in fields:
@@ -52,8 +63,8 @@ def read_struct(kind: type[T], raw: dict[str, Any], path: str, found: Findings) 
     for name in raw:
         if name not in names:
             shown = name if len(name) <= 64 else name[:64] + "…"
-            found.unknown.append(f"{path}.{shown}" if path else shown)
-    if len(found.problems) > before:
+            found.unknown[f"{path}.{shown}" if path else shown] = None
+    if found.num_problems > before:
         return None
     return kind(**values)
 
@@ -66,7 +77,7 @@ def _read(kind: Any, raw: Any, path: str, found: Findings) -> Any:
         if isinstance(raw, list) and get_origin(option) is list:
             (item_kind,) = get_args(option)
             if any(map(_is_struct, _options(item_kind))):
-                return [_read(item_kind, item, f"{path}[{i}]", found) for i, item in enumerate(raw)]
+                return _read_list(item_kind, raw, path, found)
     try:
         return msgspec.convert(raw, kind, strict=True)
     except msgspec.ValidationError as error:
@@ -77,6 +88,13 @@ def _read(kind: Any, raw: Any, path: str, found: Findings) -> Any:
             path += place["rest"].replace("[...]", "")  # a dict's key, which msgspec does not name
         found.add(path, message.replace("`", "") + _shown(raw, place is None))
         return None
+
+
+def _read_list(kind: Any, raw: list[Any], path: str, found: Findings) -> list[Any] | None:
+    if found.num_objects + len(raw) > MAX_OBJECTS:
+        found.add(path, f"has {len(raw)} entries; a body may hold {MAX_OBJECTS} objects in all")
+        return None
+    return [_read(kind, item, f"{path}[{i}]", found) for i, item in enumerate(raw)]
 
 
 def _options(kind: Any) -> tuple[Any, ...]:

@@ -1,6 +1,7 @@
 """From a request's bytes to a JSON object: type, size, time and syntax are checked here."""
 
 import asyncio
+import itertools
 from typing import Any, TypeVar
 
 import msgspec
@@ -13,7 +14,7 @@ from helium_jax.server.errors import (
     MediaTypeError,
     TooLargeError,
 )
-from helium_jax.server.reading import Findings, read_struct
+from helium_jax.server.reading import MAX_NAMED, Findings, read_struct
 from helium_jax.server.state import CONFIG
 from helium_jax.server.strict_json import parse_json
 
@@ -67,7 +68,10 @@ def finish_reading(found: Findings, *, strict: bool) -> list[str]:
             found.add(path, "is not a field of this endpoint", "unknown_parameter")
     if found.problems:
         raise BodyError(found.problems)
-    return [f"{path}: unknown field, ignored" for path in found.unknown]
+    first = itertools.islice(found.unknown, MAX_NAMED)
+    named = [f"{path}: unknown field, ignored" for path in first]
+    more = len(found.unknown) - len(named)
+    return [*named, f"{more} more unknown fields, ignored"] if more else named
 
 
 def parse_body(kind: type[T], raw: dict[str, Any]) -> tuple[T | None, Findings]:

@@ -23,7 +23,7 @@ def check_foreign(
             continue
         where = f"{path}.{name}" if path else name
         if where in found.unknown:
-            found.unknown.remove(where)
+            del found.unknown[where]
         value = raw[name]
         if value is not None and not any(_same(value, other) for other in neutral):
             found.add_unsupported(where, f"{name} with this value" if neutral else name)

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -179,6 +180,16 @@ def test_serve_warns_loudly_when_it_is_public_and_open(serving):
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     assert process.returncode == 0
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_curl_line_that_serve_prints_works(serving):
+    _, _, said = serving()
+    line = next(line for line in said.splitlines() if line.startswith("try: "))
+    done = subprocess.run(
+        shlex.split(line.removeprefix("try: ")), capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout)["choices"][0]["message"]["role"] == "assistant"
 
 
 def test_a_port_in_use_is_told(serving, model_folder, capsys):

@@ -288,6 +288,28 @@ async def test_every_fault_of_a_body_is_named_at_once(served):
         assert path in answer.error["message"]
 
 
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [None] * 1_000_000,
+        [{}] * 100_000,
+        [{"role": "user", "content": [{"type": "text", "text": "x"}] * 30} for _ in range(3000)],
+        [{"role": "king", "content": "x"}] * 4000,
+    ],
+    ids=["nulls", "empty", "parts", "many faults"],
+)
+async def test_a_flood_of_objects_is_refused_with_a_short_answer(served, messages):
+    answer = await served.chat(messages=messages)
+    assert (answer.status, answer.error["code"]) == (400, "invalid_request")
+    assert len(answer.body) < 10_000
+
+
+async def test_a_flood_of_unknown_fields_is_warned_of_in_short(served):
+    answer = await served.chat(**{f"field{i}": i for i in range(10_000)})
+    assert answer.status == 200
+    assert answer.json()["warnings"][-1] == "9968 more unknown fields, ignored"
+
+
 async def test_an_unknown_path_is_404(served):  # 1
     answer = await served.get("/v1/nothing")
     assert (answer.status, answer.error["code"]) == (404, "not_found")

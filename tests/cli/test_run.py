@@ -1,0 +1,178 @@
+"""helium-jax run and explain: files in, files out, and one clear error for what is wrong."""
+
+import contextlib
+import json
+
+import pytest
+
+from helium_jax.cli import run as run_module
+from helium_jax.cli.main import main
+from helium_jax.errors import RequestError
+from helium_jax.runtime import Runtime
+from helium_jax.testing import FakeGenerator, FakeText
+
+PLAN = """
+version: helium/v1
+name: two-steps
+inputs: {q: {type: text}}
+params: {tone: {type: text, default: calm}, most: {type: int, default: 3, max: 5}}
+ops:
+  draft: {type: llm.chat, system: "Be {{tone}}, {{most}} times.", user: "{{q}}", max_tokens: 8}
+  final: {type: llm.completion, prompt: "Improve: {{draft}}", max_tokens: 8}
+  spare: {type: template, template: "{{q}}"}
+outputs: {final: final, draft: draft}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A plan, three rows and a fake engine, which is kept under the name `generators`."""
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    rows = [{"q": "one"}, {"q": "two"}, {"q": "one"}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def generators(monkeypatch):
+    made = []
+
+    @contextlib.asynccontextmanager
+    async def open_fake(model, config, *, progress):
+        generator = FakeGenerator(
+            fail=lambda request, _: (
+                (RequestError("refused", code="refused") if b"two" in prompt(request) else None)
+                if model == "refuses-two"
+                else None
+            )
+        )
+        made.append(generator)
+        yield Runtime(name=model, generator=generator, text=FakeText())
+
+    monkeypatch.setattr(run_module, "open_runtime", open_fake)
+    return made
+
+
+def prompt(request):
+    return bytes(i for i in request.token_ids if i < 256)
+
+
+def results(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+RUN = ("run", "plan.yaml", "--input", "rows.jsonl", "--output", "out.jsonl")
+
+
+def test_a_plan_runs_over_rows_from_a_file_into_a_file(folder, generators, capsys):
+    assert main(RUN) == 0
+    out = results(folder / "out.jsonl")
+    assert [line["row"] for line in out] == [0, 1, 2]
+    assert out[0]["outputs"] == out[2]["outputs"] != out[1]["outputs"]
+    assert [*out[0]["outputs"]] == ["final", "draft"]
+    assert len(generators[0].requests) == 4
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "plan.ops.spare: no output needs it" in shown.err
+    assert "completed: 3 rows, 0 failed" in shown.err
+    assert "calls: 4 made, 2 served by equal ones" in shown.err
+
+
+def test_the_naive_mode_gives_the_same_results_with_more_work(folder, generators):
+    assert main(RUN) == 0
+    fast = (folder / "out.jsonl").read_bytes()
+    assert main([*RUN, "--naive"]) == 0
+    assert (folder / "out.jsonl").read_bytes() == fast
+    assert [len(g.requests) for g in generators] == [4, 6]
+    assert generators[1].max_running == 1
+
+
+def test_results_go_to_stdout_when_no_file_is_named(folder, generators, capsys):
+    assert main(["run", "plan.yaml", "--input", "rows.jsonl"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_parameters_reach_the_prompts(folder, generators):
+    assert main([*RUN, "--param", "tone=wild", "--param", "most=5"]) == 0
+    assert b"Be wild, 5 times." in prompt(generators[0].requests[0])
+
+
+def test_failed_rows_are_in_the_output_and_in_the_exit_code(folder, generators, capsys):
+    assert main([*RUN, "--model", "refuses-two"]) == 1
+    out = results(folder / "out.jsonl")
+    assert ["errors" in line for line in out] == [False, True, False]
+    assert out[1]["outputs"] == {"final": None, "draft": None}
+    assert out[1]["errors"] == [{"operator": "draft", "code": "refused", "message": "refused"}]
+    assert "row 2, operator draft: refused" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["run", "none.yaml"], "cannot read the plan 'none.yaml': No such file"),
+        (["run", "plan.yaml"], "the plan has inputs (q); give rows with --input"),
+        (["run", "plan.yaml", "--input", "none.jsonl"], "cannot read the rows 'none.jsonl'"),
+        (["run", "plan.yaml", "--input", "bad.jsonl"], "bad.jsonl line 2 is not JSON"),
+        (["run", "plan.yaml", "--input", "list.jsonl"], "list.jsonl line 1 must be an object"),
+        (["run", "plan.yaml", "--input", "types.jsonl"], "row 2: column 'q' must be text, not the"),
+        (["run", "plan.yaml", "--input", "extra.jsonl"], "row 1 has the column 'z'; inputs are q"),
+        ([*RUN, "--output", "none/out.jsonl"], "its folder does not exist"),
+        ([*RUN, "--output", "."], "it is a folder"),
+        ([*RUN, "--param", "tone"], "--param 'tone' must be name=value"),
+        ([*RUN, "--param", "most=x"], "--param most: 'x' must be a whole number"),
+        ([*RUN, "--param", "most=9"], "params.most: 9 is more than max=5"),
+        ([*RUN, "--param", "most=1", "--param", "most=2"], "--param most is given twice"),
+        ([*RUN, "--param", "ton=x"], "did you mean 'tone'?"),
+        (["run", "cycle.yaml"], "a -> b -> a"),
+        (["explain", "cycle.yaml"], "a -> b -> a"),
+        (["explain", "none.yaml"], "cannot read the plan"),
+        (["explain", "plan.yaml", "--input", "types.jsonl"], "row 2: column 'q'"),
+        (["explain", "plan.yaml", "--format", "xml"], "'xml' is not one of"),
+    ],
+)
+def test_wrong_input_is_one_clear_error_before_any_model_is_loaded(
+    folder, generators, capsys, args, message
+):
+    (folder / "bad.jsonl").write_text('{"q": "x"}\n{"q": }\n')
+    (folder / "list.jsonl").write_text("[1]\n")
+    (folder / "types.jsonl").write_text('{"q": "x"}\n{"q": 3}\n')
+    (folder / "extra.jsonl").write_text('{"q": "x", "z": 1}\n')
+    (folder / "cycle.yaml").write_text(
+        "version: helium/v1\nops:\n  a: {type: template, template: '{{b}}'}\n"
+        "  b: {type: template, template: '{{a}}'}\noutputs: {o: a}\n"
+    )
+    assert main(args) == 2
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert "Traceback" not in shown.err
+    assert shown.out == ""
+    assert generators == []
+
+
+def test_explain_shows_the_tree(folder, capsys):
+    assert main(["explain", "plan.yaml", "--input", "rows.jsonl"]) == 0
+    out = capsys.readouterr().out
+    assert "rows=3, calls<=6" in out.splitlines()[0]
+    assert "  ->  Completion final  (rows=3, greedy, max_tokens=8)" in out
+    assert "Template spare  (never executed)" in out
+
+
+def test_explain_counts_the_shared_prefix_with_a_tokenizer(folder, model_folder, capsys):
+    args = ["explain", "plan.yaml", "--format=json", "--model", str(model_folder)]
+    assert main(args) == 0
+    operators = {op["name"]: op for op in json.loads(capsys.readouterr().out)["operators"]}
+    assert operators["final"]["static_prefix_tokens"] > 0
+    longer = operators["draft"]["static_prefix_tokens"]
+    assert main([*args, "--param", "tone=calm and then some"]) == 0
+    operators = {op["name"]: op for op in json.loads(capsys.readouterr().out)["operators"]}
+    assert operators["draft"]["static_prefix_tokens"] > longer
+
+
+def test_a_plan_runs_on_a_real_engine_and_naively_with_the_same_outputs(folder, model_folder):
+    engine = ("--page-size=16", "--num-pages=64", "--max-seqs=4", "--max-batched-tokens=16")
+    args = [*RUN, "--model", str(model_folder), "--deterministic", *engine]
+    assert main(args) == 0
+    fast = (folder / "out.jsonl").read_bytes()
+    assert main([*args, "--naive"]) == 0
+    assert (folder / "out.jsonl").read_bytes() == fast
