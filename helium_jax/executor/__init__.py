@@ -5,8 +5,9 @@ pages (below the `types.Generator` that is handed in).
 """
 
 from helium_jax.executor.codec import Detokenizer, TextCodec
-from helium_jax.executor.executor import RunEvent, run_plan
+from helium_jax.executor.executor import RunEvent, prepare, run_plan
 from helium_jax.executor.options import NAIVE, RunOptions
+from helium_jax.executor.prefix import count_static_prefix
 from helium_jax.executor.result import (
     OperatorStatistics,
     RowError,
@@ -26,5 +27,7 @@ __all__ = [
     "RunResult",
     "RunStatistics",
     "TextCodec",
+    "count_static_prefix",
+    "prepare",
     "run_plan",
 ]

@@ -33,7 +33,7 @@ from helium_jax.executor.options import RunOptions
 from helium_jax.executor.result import RunResult, summarize
 from helium_jax.executor.rows import bind_rows
 from helium_jax.executor.state import RunState
-from helium_jax.physical import lower
+from helium_jax.physical import PhysicalPlan, lower
 from helium_jax.plan import Plan, Value, check_size
 from helium_jax.types import FinishReason, GenerateRequest, Generator, Usage
 
@@ -97,9 +97,7 @@ async def run_plan(
         PlanError: the plan or a parameter is not valid, or the batch is too large for it.
         RequestError: a row is not what the plan's inputs say.
     """
-    physical = lower(plan, params)
-    check_size(plan, len(rows))
-    num_rows, columns = bind_rows(plan, physical, rows)
+    physical, num_rows, columns = prepare(plan, rows, params)
     info = generator.info
     state = RunState(
         physical,
@@ -129,6 +127,21 @@ async def run_plan(
         rows=tuple(state.results()),
         statistics=summarize(state.statistics(), clock() - run.started),
     )
+
+
+def prepare(
+    plan: Plan, rows: Sequence[Mapping[str, object]], params: Mapping[str, Value] = NO_PARAMS
+) -> tuple[PhysicalPlan, int, dict[str, tuple[str, ...]]]:
+    """What a run starts from: its steps, its number of rows and their columns; does no work.
+
+    Raises:
+        PlanError: the plan or a parameter is not valid, or the batch is too large for it.
+        RequestError: a row is not what the plan's inputs say.
+    """
+    physical = lower(plan, params)
+    check_size(plan, len(rows))
+    num_rows, columns = bind_rows(plan, physical, rows)
+    return physical, num_rows, columns
 
 
 @dataclass(slots=True, kw_only=True)

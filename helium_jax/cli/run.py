@@ -1,0 +1,132 @@
+"""`helium-jax run`: a plan over rows of inputs, with the engine in this process."""
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.live import Live
+
+from helium_jax.cli.engine_options import engine_config, engine_options
+from helium_jax.cli.plan_files import check_output, read_params, read_rows, show_warnings
+from helium_jax.cli.progress import compile_progress
+from helium_jax.cli.run_display import RunDisplay, summary_lines
+from helium_jax.config import EngineConfig
+from helium_jax.errors import RequestError
+from helium_jax.executor import NAIVE, RowResult, RunOptions, RunResult, prepare, run_plan
+from helium_jax.plan import Plan, Value, load_plan
+from helium_jax.runtime import open_runtime
+
+MAX_ERRORS_SHOWN = 10
+Rows = list[dict[str, Any]]
+
+
+@click.command()
+@click.argument("plan_file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--input", "input_file", help="Rows as JSON lines; - is stdin.")
+@click.option("--output", "output_file", default="-", help="Results as JSON lines.  [default: -]")
+@click.option("--model", default="helium-tiny", show_default=True, help="Folder or built-in name.")
+@click.option("--param", "assignments", multiple=True, metavar="NAME=VALUE", help="Repeatable.")
+@click.option("--naive", is_flag=True, help="One call at a time, no reuse: to compare with.")
+@engine_options
+def run(
+    plan_file: Path,
+    input_file: str | None,
+    output_file: str,
+    model: str,
+    assignments: tuple[str, ...],
+    naive: bool,
+    **options: Any,
+) -> int:
+    """Run a plan over rows of inputs.
+
+    Every line of the output has the row's number, its outputs, and errors if it has any. The exit
+    code is 0 only if no row failed.
+    """
+    plan, warnings = load_plan(plan_file)
+    show_warnings(warnings)
+    params = read_params(plan, assignments)
+    rows = rows_of(plan, input_file)
+    check_output(output_file)
+    prepare(plan, rows, params)  # all that can be wrong with the input, before the model is loaded
+    result = asyncio.run(
+        _run(plan, rows, params, model, engine_config(options), NAIVE if naive else RunOptions())
+    )
+    write_results(result, output_file)
+    for line in summary_lines(result):
+        click.echo(line, err=True)
+    for error in result.errors[:MAX_ERRORS_SHOWN]:
+        click.echo(f"helium-jax: error: {error}", err=True)
+    if len(result.errors) > MAX_ERRORS_SHOWN:
+        click.echo(f"... and {len(result.errors) - MAX_ERRORS_SHOWN} more errors", err=True)
+    return 1 if result.errors or result.status != "completed" else 0
+
+
+def rows_of(plan: Plan, input_file: str | None) -> Rows:
+    """The rows of the batch; none are needed where a plan has no inputs.
+
+    Raises:
+        RequestError: they are missing or cannot be read.
+    """
+    if input_file is not None:
+        return read_rows(input_file)
+    if plan.inputs:
+        names = ", ".join(node.name for node in plan.inputs)
+        raise RequestError(f"the plan has inputs ({names}); give rows with --input FILE.jsonl")
+    return []
+
+
+async def _run(
+    plan: Plan,
+    rows: Rows,
+    params: dict[str, Value],
+    model: str,
+    engine: EngineConfig,
+    options: RunOptions,
+) -> RunResult:
+    notes = Console(stderr=True)
+    async with contextlib.AsyncExitStack() as stack:
+        with compile_progress(notes) as progress:
+            runtime = await stack.enter_async_context(
+                open_runtime(model, engine, progress=progress)
+            )
+        physical, num_rows, _ = prepare(plan, rows, params)
+        display = RunDisplay(tuple(op.name for op in physical.calls), num_rows)
+        with Live(display, console=notes, refresh_per_second=8, transient=True):
+            return await run_plan(
+                plan,
+                rows,
+                generator=runtime.generator,
+                codec=runtime.text,
+                params=params,
+                options=options,
+                on_event=display.on_event,
+            )
+
+
+def write_results(result: RunResult, output_file: str) -> None:
+    """One JSON object a line, in the order of the rows.
+
+    Raises:
+        RequestError: the file cannot be written.
+    """
+    lines = b"".join(msgspec.json.encode(result_document(row)) + b"\n" for row in result.rows)
+    try:
+        with click.open_file(output_file, "wb") as file:
+            file.write(lines)
+    except OSError as error:
+        raise RequestError(f"cannot write {output_file!r}: {error.strerror}") from None
+
+
+def result_document(row: RowResult) -> dict[str, Any]:
+    """A row's result as builtin values; `errors` only where there are some."""
+    document: dict[str, Any] = {"row": row.row, "outputs": dict(row.outputs)}
+    if row.errors:
+        document["errors"] = [
+            {"operator": error.operator, "code": error.code, "message": error.message}
+            for error in row.errors
+        ]
+    return document
