@@ -1,4 +1,4 @@
-"""helium-tiny's tokenizer: byte-level BPE trained on its own tasks, saved as Hugging Face does it."""
+"""helium-tiny's tokenizer: byte-level BPE trained on its own tasks, in Hugging Face's files."""
 
 import json
 from collections.abc import Iterator

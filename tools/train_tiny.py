@@ -24,12 +24,13 @@ import numpy as np
 import optax
 from tiny_batches import Packer, Stage, batches, single_tasks
 from tiny_export import save_params, write_config
+from tiny_init import prepare_params
 from tiny_tokenizer import save_tokenizer, train_tokenizer
 
 from helium_jax.builtin.tasks import KINDS, Task, draw_task
 from helium_jax.models.checkpoint import load_hf
 from helium_jax.models.config import ModelConfig
-from helium_jax.models.params import Params, init_params
+from helium_jax.models.params import Params
 from helium_jax.models.transformer import Attend, compute_logits, forward
 
 MAX_POSITION = 2048
@@ -67,43 +68,43 @@ STAGES = (
         system_share=0.3,
     ),
     Stage(
-        steps=800,
+        steps=400,
         length=256,
         batch=8,
         facts=(2, 16),
         questions=(6, 10),
         reach=1500,
-        short_share=0.4,
-        copy_share=0.3,
-        check_share=0.3,
+        short_share=0.45,
+        copy_share=0.15,
+        check_share=0.35,
         system_share=0.5,
     ),
     Stage(
-        steps=800,
+        steps=500,
         length=512,
         batch=4,
         facts=(4, 50),
         questions=(8, 14),
         reach=1900,
-        short_share=0.35,
+        short_share=0.4,
         copy_share=0.1,
         check_share=0.4,
         system_share=0.8,
     ),
     Stage(
-        steps=150,
+        steps=130,
         length=1600,
         batch=2,
         facts=(20, 160),
         questions=(14, 24),
         reach=2047,
-        short_share=0.3,
+        short_share=0.35,
         copy_share=0.1,
         check_share=0.4,
         system_share=0.8,
     ),
 )
-_EVAL_LENGTH, _EVAL_BATCH = 2000, 2
+_EVAL_LENGTHS = {8: (512, 4), 40: (800, 3), 110: (2000, 1)}  # by facts: length, batch
 _QUERY_CHUNK = 128
 
 
@@ -178,25 +179,15 @@ def make_optimizer(steps: int, rate: float, decay: int) -> optax.GradientTransfo
     )
 
 
-def prepare_params(config: ModelConfig, seed: int) -> Params:
-    """Random weights with sharper attention at the start: look-up needs one key among many."""
-    params = init_params(config, jax.random.key(seed))
-
-    def sharpen(path: tuple, leaf: jax.Array) -> jax.Array:
-        return leaf * 1.5 if path[-1].name == "qk_norms" else leaf
-
-    return jax.tree_util.tree_map_with_path(sharpen, params)
-
-
 def evaluate(
-    params: Params, config: ModelConfig, packer: Packer, tasks: list[Task]
+    params: Params, config: ModelConfig, packer: Packer, tasks: list[Task], num_facts: int
 ) -> dict[str, float]:
     """Share of tasks per kind whose whole answer is what greedy decoding gives.
 
     Each token is predicted after the right ones: the answer is right exactly when all are.
     """
     wrong: set[int] = set()
-    for batch in single_tasks(packer, tasks, _EVAL_LENGTH, _EVAL_BATCH):
+    for batch in single_tasks(packer, tasks, *_EVAL_LENGTHS[num_facts]):
         owner = batch.pop("owner")
         chosen = np.asarray(_choose(params, config, batch))
         wrong |= set(owner[(chosen != batch["targets"]) & (owner >= 0)].tolist())
@@ -273,7 +264,8 @@ def main() -> None:
     for params in train(args, config, packer):
         save_params(params, config, args.out)
         for num_facts in (8, 40):
-            scores = evaluate(params, config, packer, held_out(args.seed, 40, num_facts))
+            tasks = held_out(args.seed, 40, num_facts)
+            scores = evaluate(params, config, packer, tasks, num_facts)
             line = " ".join(f"{kind} {score:.2f}" for kind, score in scores.items())
             print(f"held out, {num_facts} facts: {line}", flush=True)
 
