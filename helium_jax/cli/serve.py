@@ -16,7 +16,7 @@ from helium_jax.cli.signals import serve_until_signal
 from helium_jax.config import EngineConfig
 from helium_jax.errors import RequestError
 from helium_jax.runtime import Runtime, open_runtime
-from helium_jax.server import RunningServer, ServerConfig, make_app, start_server
+from helium_jax.server import RunningServer, ServerConfig, check_address, make_app, start_server
 from helium_jax.telemetry.logs import logging_to_stderr
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -104,6 +104,7 @@ async def _serve(
 
     The log begins with the server too: what keeps an engine from starting is raised, not logged.
     """
+    await check_address(config)
     async with contextlib.AsyncExitStack() as stack:
         with compile_progress(console) as progress:
             runtime = await stack.enter_async_context(

@@ -6,6 +6,6 @@ What does not live here: loading a model (`helium_jax.runtime`), signals and exi
 
 from helium_jax.server.app import make_app
 from helium_jax.server.config import Limits, ServerConfig
-from helium_jax.server.listener import RunningServer, start_server
+from helium_jax.server.listener import RunningServer, check_address, start_server
 
-__all__ = ["Limits", "RunningServer", "ServerConfig", "make_app", "start_server"]
+__all__ = ["Limits", "RunningServer", "ServerConfig", "check_address", "make_app", "start_server"]

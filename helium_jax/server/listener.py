@@ -8,6 +8,7 @@ import asyncio
 import json
 import logging
 import uuid
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -142,17 +143,41 @@ async def start_server(app: web.Application, config: ServerConfig) -> RunningSer
         )
 
     try:
-        listening = await loop.create_server(
-            make_protocol, config.host, config.port, reuse_address=True, backlog=1024
+        listening = await _bind(config, make_protocol, start_serving=True)
+    except RequestError:
+        await runner.cleanup()
+        raise
+    return RunningServer(runner, listening, app[STATE])
+
+
+async def check_address(config: ServerConfig) -> None:
+    """Says before a model is loaded whether its server could listen.
+
+    Raises:
+        RequestError: the address cannot be bound.
+    """
+    listening = await _bind(config, asyncio.Protocol, start_serving=False)
+    listening.close()
+
+
+async def _bind(
+    config: ServerConfig, make_protocol: Callable[[], asyncio.Protocol], *, start_serving: bool
+) -> asyncio.Server:
+    try:
+        return await asyncio.get_running_loop().create_server(
+            make_protocol,
+            config.host,
+            config.port,
+            reuse_address=True,
+            backlog=1024,
+            start_serving=start_serving,
         )
     except OSError as error:
-        await runner.cleanup()
         raise RequestError(
             f"cannot listen on {config.host}:{config.port}: {error.strerror}; "
             "choose another --host or --port",
             param="port",
         ) from error
-    return RunningServer(runner, listening, app[STATE])
 
 
 def new_request_id() -> str:
