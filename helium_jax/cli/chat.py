@@ -15,6 +15,7 @@ from helium_jax.cli.progress import compile_progress
 from helium_jax.config import EngineConfig
 from helium_jax.errors import RequestError
 from helium_jax.runtime import Runtime, open_runtime
+from helium_jax.text.answer import stream_answer
 from helium_jax.types import FinishReason, GenerateRequest, SamplingParams, Usage
 
 Messages = list[dict[str, str]]
@@ -105,19 +106,16 @@ async def _answer(
     request = GenerateRequest(
         request_id=f"chat-{len(messages)}", token_ids=ids, sampling=fit(sampling, room)
     )
-    detokenizer = runtime.text.detokenizer()
     out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     said: list[str] = []
     usage: Usage | None = None
     reason: FinishReason | None = None
-    async with contextlib.aclosing(runtime.generator.generate(request)) as events:  # type: ignore[type-var]
-        async for event in events:
-            text = detokenizer.push(event.token_ids)
-            if event.finish_reason is not None:
-                text += detokenizer.finish()
-                usage, reason = event.usage, event.finish_reason
-            said.append(text)
-            out.print(text, end="")
+    pieces = stream_answer(runtime.generator, request, runtime.text.detokenizer())
+    async with contextlib.aclosing(pieces):
+        async for piece in pieces:
+            out.print(piece.text, end="")
+            said.append(piece.text)
+            usage, reason = piece.usage, piece.finish_reason
     out.print()
     if is_chat and usage is not None:
         cut = ", cut at its length limit" if reason is FinishReason.LENGTH else ""

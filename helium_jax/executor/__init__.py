@@ -4,7 +4,7 @@ Not here: what a plan may be (`helium_jax.plan`), what a step is (`helium_jax.ph
 pages (below the `types.Generator` that is handed in).
 """
 
-from helium_jax.executor.codec import Detokenizer, TextCodec
+from helium_jax.executor.codec import TextCodec
 from helium_jax.executor.executor import RunEvent, prepare, run_plan
 from helium_jax.executor.options import NAIVE, RunOptions
 from helium_jax.executor.prefix import count_static_prefix
@@ -18,7 +18,6 @@ from helium_jax.executor.result import (
 
 __all__ = [
     "NAIVE",
-    "Detokenizer",
     "OperatorStatistics",
     "RowError",
     "RowResult",

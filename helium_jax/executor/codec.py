@@ -1,24 +1,9 @@
-"""What the executor needs of a model's text: both protocols are met by `helium_jax.text`."""
+"""What the executor needs of a model's text; `helium_jax.text.TextModel` is one."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-
-class Detokenizer(Protocol):
-    """Turns one answer's tokens into text as they come, ending it at a stop string."""
-
-    @property
-    def is_stopped(self) -> bool:
-        """Whether a stop string was found: what follows is not part of the answer."""
-        ...
-
-    def push(self, token_ids: Sequence[int]) -> str:
-        """The text that is certain now and was not before."""
-        ...
-
-    def finish(self) -> str:
-        """The rest of the text, once no more tokens come."""
-        ...
+from helium_jax.text.answer import AnswerDetokenizer
 
 
 class TextCodec(Protocol):
@@ -36,6 +21,6 @@ class TextCodec(Protocol):
         """The prompt of a bare text, with the special tokens the model expects at its start."""
         ...
 
-    def detokenizer(self, stop: Sequence[str] = ()) -> Detokenizer:
+    def detokenizer(self, stop: Sequence[str] = ()) -> AnswerDetokenizer:
         """A new detokenizer for one answer."""
         ...

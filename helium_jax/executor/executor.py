@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
 
 from helium_jax.errors import CapacityError, HeliumError
 from helium_jax.executor.codec import TextCodec
@@ -35,7 +34,8 @@ from helium_jax.executor.rows import bind_rows
 from helium_jax.executor.state import RunState
 from helium_jax.physical import PhysicalPlan, lower
 from helium_jax.plan import Plan, Value, check_size
-from helium_jax.types import FinishReason, GenerateRequest, Generator, Usage
+from helium_jax.text.answer import stream_answer
+from helium_jax.types import GenerateRequest, Generator
 
 log = logging.getLogger(__name__)
 
@@ -257,39 +257,18 @@ class _Run:
         raise AssertionError("the last attempt returns or raises")
 
     async def _stream(self, call: Call, request: GenerateRequest) -> Event:
-        detokenizer = self.codec.detokenizer(call.settings.stop)
-        pieces: list[str] = []
-        usage: Usage | None = None
-        num_tokens = 0
-        reason: FinishReason | None = None
-        # Closing the stream early, at a stop string, tells the engine to end the sequence.
-        stream: Any = self.generator.generate(request)
-        async with aclosing(stream):
-            async for event in stream:
-                usage = event.usage or usage
-                reason = event.finish_reason
-                num_tokens += len(event.token_ids)
-                pieces.append(detokenizer.push(event.token_ids))
-                if event.token_ids:
-                    progress = CallProgressed(call_id=call.call_id, num_tokens=len(event.token_ids))
+        texts: list[str] = []
+        usage = None
+        pieces = stream_answer(self.generator, request, self.codec.detokenizer(call.settings.stop))
+        async with aclosing(pieces):
+            async for piece in pieces:
+                texts.append(piece.text)
+                usage = piece.usage
+                if piece.token_ids:
+                    progress = CallProgressed(call_id=call.call_id, num_tokens=len(piece.token_ids))
                     self.inbox.put_nowait(progress)
-                if detokenizer.is_stopped:
-                    reason = FinishReason.STOP
-                    break
-        if reason is FinishReason.CANCELLED or reason is None:
-            message = "the engine ended the call without an answer"
-            return CallFailed(call_id=call.call_id, code="cancelled", message=message)
-        pieces.append(detokenizer.finish())
-        kv_cached = usage.kv_cached if usage is not None else 0
-        return CallFinished(
-            call_id=call.call_id,
-            text="".join(pieces),
-            usage=Usage(
-                prompt_tokens=len(request.token_ids),
-                completion_tokens=num_tokens,
-                kv_cached=kv_cached,
-            ),
-        )
+        assert usage is not None, "an answer has at least its last piece"
+        return CallFinished(call_id=call.call_id, text="".join(texts), usage=usage)
 
     def _request(self, call: Call, token_ids: tuple[int, ...]) -> GenerateRequest:
         request_id = self._request_id(call)

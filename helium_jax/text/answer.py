@@ -1,6 +1,6 @@
 """One answer as text: a generator's token events through a detokenizer, ended by stop strings."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -10,14 +10,20 @@ from helium_jax.types import FinishReason, GenerateRequest, Generator, TokenLogp
 
 
 class AnswerDetokenizer(Protocol):
-    """What `stream_answer` needs of a `Detokenizer`."""
+    """Turns one answer's tokens into text as they come, ending it at a stop string."""
 
     @property
-    def is_stopped(self) -> bool: ...
+    def is_stopped(self) -> bool:
+        """Whether a stop string was found: what follows is not part of the answer."""
+        ...
 
-    def push(self, token_ids: tuple[int, ...], /) -> str: ...
+    def push(self, token_ids: Sequence[int], /) -> str:
+        """The text that is certain now and was not before."""
+        ...
 
-    def finish(self) -> str: ...
+    def finish(self) -> str:
+        """The rest of the text, once no more tokens come."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
