@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 
 from helium_jax.models.config import ModelConfig
@@ -92,6 +91,9 @@ def load_hf(
         array = jax.block_until_ready(jax.device_put(host, place))  # one host buffer at a time
         if not _is_finite(host, array):
             _refuse_not_finite(leaf, owners, dtype)
+        if array.platform() != "cpu":  # there the mapped file may be the array itself
+            for piece in leaf.pieces:
+                owners[piece.name].release(piece.name)
         arrays.append(array)
     version = weights_digest(config, dtype, files)
     return LoadedModel(config=config, params=tree.unflatten(arrays), version=version)
@@ -218,13 +220,19 @@ def host_leaves(
             if tensor.dtype == final:
                 yield tensor
                 continue
-        buffer = _aligned_empty(leaf.shape, final)
-        view = buffer.reshape(leaf.view)
-        for piece in leaf.pieces:
-            target = view[piece.index]
-            _copy_cast(target, owners[piece.name].tensor(piece.name).reshape(target.shape))
-        yield buffer
-        del buffer, view  # or it would live on while the next one is filled
+        yield _put_together(leaf, owners, final)
+
+
+def _put_together(leaf: Leaf, owners: Mapping[str, SafetensorsFile], dtype: np.dtype) -> np.ndarray:
+    buffer = _aligned_empty(leaf.shape, dtype)
+    view = buffer.reshape(leaf.view)
+    for piece in leaf.pieces:
+        place = view[piece.index]
+        tensor = owners[piece.name].tensor(piece.name)
+        with np.errstate(over="ignore"):  # an infinity is refused with its name later
+            np.copyto(place, tensor.reshape(place.shape), casting="unsafe")
+        owners[piece.name].release(piece.name)
+    return buffer
 
 
 def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -232,17 +240,6 @@ def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     raw = np.empty(size + _ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % _ALIGNMENT
     return raw[start : start + size].view(dtype).reshape(shape)
-
-
-def _copy_cast(target: np.ndarray, source: np.ndarray) -> None:
-    """Copies with a change of dtype, without a temporary; bfloat16 to float32 is a shift."""
-    if source.dtype == ml_dtypes.bfloat16 and target.dtype == np.float32:
-        np.left_shift(
-            source.view(np.uint16), np.uint32(16), out=target.view(np.uint32), dtype=np.uint32
-        )
-    else:
-        with np.errstate(over="ignore"):  # an overflow to infinity is refused with its name later
-            np.copyto(target, source, casting="unsafe")
 
 
 def weights_digest(config: ModelConfig, dtype: str, files: tuple[SafetensorsFile, ...]) -> str:

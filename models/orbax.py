@@ -62,4 +62,27 @@ def restore_orbax(
         sharding,
     )
     with ocp.StandardCheckpointer() as checkpointer:
+        # Checked first, because a restore that fails half-way leaves its other reads hanging.
+        metadata = checkpointer.metadata(folder / _PARAMS)
+        _check_shapes(folder, target, metadata.item_metadata.tree)
         return config, checkpointer.restore(folder / _PARAMS, target)
+
+
+def _check_shapes(folder: Path, target: Params, stored: Any) -> None:
+    """Orbax's metadata is a tree of dicts and lists with the same names."""
+    found = {_name(p): leaf.shape for p, leaf in jax.tree_util.tree_leaves_with_path(stored)}
+    wanted = {_name(p): leaf.shape for p, leaf in jax.tree_util.tree_leaves_with_path(target)}
+    for name, shape in wanted.items():
+        if name not in found:
+            raise ValueError(f"array {name} is missing in {folder}")
+        if found[name] != shape:
+            raise ValueError(
+                f"array {name} in {folder} has shape {found[name]}; config.json asks for {shape}"
+            )
+    for name in found:
+        if name not in wanted:
+            raise ValueError(f"array {name} in {folder} is extra: this model has no such weight")
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")

@@ -76,6 +76,16 @@ class SafetensorsFile:
         flat = np.frombuffer(self.data, DTYPES[entry.dtype], count, entry.start)
         return flat.reshape(entry.shape)
 
+    def release(self, name: str) -> None:
+        """Lets go of the memory that reading a tensor took; a later read fetches it again.
+
+        Without this the part of the file that was read counts as the process's own memory.
+        """
+        entry = self.entries[name]
+        start = entry.start - entry.start % mmap.PAGESIZE
+        if entry.num_bytes and hasattr(mmap, "MADV_DONTNEED"):
+            self.data.madvise(mmap.MADV_DONTNEED, start, entry.start + entry.num_bytes - start)
+
 
 def open_safetensors(path: Path) -> SafetensorsFile:
     """Maps a file and checks its header against the format and the file's size.
