@@ -18,19 +18,34 @@ import numpy as np
 
 from helium_jax.kernels.attention import make_layout, pack_batch, paged_attention, unpack_batch
 from helium_jax.kernels.attention.cases import AttentionCase, CaseInputs, make_inputs
+from helium_jax.kernels.pages import KVPages
 
-MODEL = dict(num_heads=12, num_kv_heads=4, head_size=64, page_size=32, num_layers=1, num_padding=0)
+
+def case_of(
+    name: str,
+    query_lens: tuple[int, ...],
+    kv_lens: tuple[int, ...],
+    shares: tuple[tuple[int, int, int], ...] = (),
+) -> AttentionCase:
+    """One layer of a 110 M parameter model."""
+    return AttentionCase(
+        name=name,
+        query_lens=query_lens,
+        kv_lens=kv_lens,
+        shares=shares,
+        num_heads=12,
+        num_kv_heads=4,
+        head_size=64,
+        page_size=32,
+        num_layers=1,
+        num_padding=0,
+    )
 
 
 def decode(name: str, batch: int, context: int, shared: int = 0) -> AttentionCase:
     """`batch` sequences of `context` tokens whose first `shared` are common."""
-    return AttentionCase(
-        name=name,
-        query_lens=(1,) * batch,
-        kv_lens=(context,) * batch,
-        shares=tuple((s, 0, shared // 32) for s in range(1, batch)) if shared else (),
-        **MODEL,
-    )
+    shares = tuple((s, 0, shared // 32) for s in range(1, batch)) if shared else ()
+    return case_of(name, (1,) * batch, (context,) * batch, shares)
 
 
 CASES = (
@@ -43,9 +58,9 @@ CASES = (
     decode("decode 32 x (192 + 64)", 32, 256, 192),
     decode("decode 8 x (1024 + 64)", 8, 1088, 1024),
     decode("decode 32 x (1024 + 64)", 32, 1088, 1024),
-    AttentionCase(name="prefill 512", query_lens=(512,), kv_lens=(512,), **MODEL),
-    AttentionCase(name="prefill 8 x 64", query_lens=(64,) * 8, kv_lens=(64,) * 8, **MODEL),
-    AttentionCase(name="prefill 512 at 2048", query_lens=(512,), kv_lens=(2048,), **MODEL),
+    case_of("prefill 512", (512,), (512,)),
+    case_of("prefill 8 x 64", (64,) * 8, (64,) * 8),
+    case_of("prefill 512 at 2048", (512,), (2048,)),
 )
 
 
@@ -90,7 +105,7 @@ def attention(
         pack()
     pack_us = (time.perf_counter() - start) / 20 * 1e6
 
-    def step(q: jax.Array, pages: object, ints: jax.Array) -> jax.Array:
+    def step(q: jax.Array, pages: KVPages, ints: jax.Array) -> jax.Array:
         batch = unpack_batch(layout, ints)
         return paged_attention(
             q, pages, 0, batch, scale=inputs.scale, implementation=implementation
@@ -110,12 +125,12 @@ def attention(
     )
 
 
-def floors(case: AttentionCase) -> list[Timed]:
+def floors(case: AttentionCase, dtype: str) -> list[Timed]:
     """Reading the distinct KV bytes once, and the case's products at the matrix rate."""
     tokens = sum(case.kv_lens) - sum(pages * case.page_size for _, _, pages in case.shares)
     elements = 2 * tokens * case.num_kv_heads * case.head_size
-    kv = jnp.ones((max(elements // 1024, 1), 1024), jnp.float32)
-    read = jax.jit(lambda x: x.sum(axis=1)).lower(kv).compile()
+    kv = jnp.ones((max(elements // 1024, 1), 1024), dtype)
+    read = jax.jit(lambda x: x.astype(jnp.float32).sum(axis=1)).lower(kv).compile()
     pairs = sum(
         new * (length - new) + new * (new + 1) / 2
         for new, length in zip(case.query_lens, case.kv_lens, strict=True)
@@ -125,7 +140,7 @@ def floors(case: AttentionCase) -> list[Timed]:
     left, right = jnp.ones((rows, 1024)), jnp.ones((1024, 1024))
     product = jax.jit(lambda a, b: a @ b.T).lower(left, right).compile()
     return [
-        Timed(case=case.name, implementation="floor:bytes", fields=dict(bytes=4 * elements),
+        Timed(case=case.name, implementation="floor:bytes", fields=dict(bytes=kv.nbytes),
               call=lambda: read(kv).block_until_ready(), ms=[]),
         Timed(case=case.name, implementation="floor:flops", fields=dict(flops=int(flops)),
               call=lambda: product(left, right).block_until_ready(), ms=[]),
@@ -143,7 +158,7 @@ def main() -> None:
         if arguments.only not in case.name:
             continue
         inputs = make_inputs(case, arguments.dtype)
-        timed = floors(case)
+        timed = floors(case, arguments.dtype)
         variants = [(False, False), (False, True), *([(True, False)] if case.shares else [])]
         for cascade, deterministic in variants:
             timed.append(

@@ -14,12 +14,18 @@ class CascadeCosts:
     Measured on CPU with 12 query heads on 4 KV heads of size 64 (README.md); only ratios matter.
 
     Attributes:
-        block_page: a block of R rows reading one page, per row of R.
         block: starting a block and merging its result.
+        page: a block reading one page, whatever its rows.
+        row: one row of a block (real or padding) on one page.
     """
 
-    block_page: float
     block: float
+    page: float
+    row: float
+
+    def block_page(self, num_rows: int) -> float:
+        """A block of `num_rows` rows reading one page."""
+        return self.page + self.row * num_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

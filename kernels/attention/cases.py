@@ -1,7 +1,7 @@
 """The table of attention cases that the parity test and the benchmark share, and their inputs."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -65,21 +65,22 @@ class CaseInputs:
     scale: float
 
 
-_RAGGED = dict(query_lens=(1, 7, 1, 33, 1), kv_lens=(17, 40, 1, 33, 70))
-_DECODE = dict(query_lens=(1, 1, 1, 1), kv_lens=(5, 64, 33, 100))
-_TREE = dict(
+_RAGGED = AttentionCase(name="ragged", query_lens=(1, 7, 1, 33, 1), kv_lens=(17, 40, 1, 33, 70))
+_DECODE = AttentionCase(name="decode", query_lens=(1, 1, 1, 1), kv_lens=(5, 64, 33, 100))
+_TREE = AttentionCase(
+    name="prefix tree",
     query_lens=(1, 1, 1, 5, 1, 1),
     kv_lens=(90, 81, 100, 70, 49, 30),
     shares=((1, 0, 5), (2, 0, 3), (3, 0, 3), (4, 0, 1)),
 )
 
 CASES = (
-    AttentionCase(name="ragged", **_RAGGED),
-    AttentionCase(name="decode", **_DECODE),
+    _RAGGED,
+    _DECODE,
     AttentionCase(name="prefill", query_lens=(70,), kv_lens=(70,), num_padding=0),
     AttentionCase(name="chunk of a long context", query_lens=(40, 24), kv_lens=(300, 530)),
-    AttentionCase(name="prefix tree", **_TREE),
-    AttentionCase(name="prefix tree, window", **_TREE, window=20),
+    _TREE,
+    replace(_TREE, name="prefix tree, window", window=20),
     AttentionCase(
         name="everything shared but one token",
         query_lens=(1,) * 6,
@@ -89,27 +90,27 @@ CASES = (
     AttentionCase(name="one sequence of one token", query_lens=(1,), kv_lens=(1,)),
     AttentionCase(name="empty sequences", query_lens=(0, 3, 0, 1, 0), kv_lens=(0, 20, 35, 9, 16)),
     AttentionCase(name="nothing but padding", query_lens=(), kv_lens=(), num_padding=4),
-    AttentionCase(name="much padding", **_DECODE, num_padding=28),
-    AttentionCase(name="window 1", **_RAGGED, window=1),
-    AttentionCase(name="window 24", **_RAGGED, window=24),
-    AttentionCase(name="window beyond the context", **_RAGGED, window=1000),
+    replace(_DECODE, name="much padding", num_padding=28),
+    replace(_RAGGED, name="window 1", window=1),
+    replace(_RAGGED, name="window 24", window=24),
+    replace(_RAGGED, name="window beyond the context", window=1000),
     AttentionCase(name="window, long context", query_lens=(1, 40), kv_lens=(700, 650), window=130),
-    AttentionCase(name="soft cap", **_RAGGED, soft_cap=2.0),
-    AttentionCase(name="soft cap and window", **_RAGGED, soft_cap=30.0, window=24),
-    AttentionCase(name="scale", **_RAGGED, scale=0.7),
-    AttentionCase(name="one query head a KV head", **_RAGGED, num_heads=2, num_kv_heads=2),
-    AttentionCase(name="one head", **_RAGGED, num_heads=1, num_kv_heads=1),
-    AttentionCase(name="3 query heads a KV head", **_RAGGED, num_heads=12, num_kv_heads=4),
-    AttentionCase(name="8 query heads a KV head", **_RAGGED, num_heads=8, num_kv_heads=1),
-    AttentionCase(name="16 query heads a KV head", **_RAGGED, num_heads=16, num_kv_heads=1),
-    AttentionCase(name="head size 20", **_RAGGED, head_size=20),
-    AttentionCase(name="head size 80", **_RAGGED, head_size=80),
-    AttentionCase(name="head size 96", **_RAGGED, head_size=96),
-    AttentionCase(name="head size 128", **_RAGGED, head_size=128),
-    AttentionCase(name="head size 256", **_RAGGED, head_size=256),
-    AttentionCase(name="page size 32", **_RAGGED, page_size=32),
-    AttentionCase(name="page size 64", **_RAGGED, page_size=64),
-    AttentionCase(name="page size 128", **_RAGGED, page_size=128),
+    replace(_RAGGED, name="soft cap", soft_cap=2.0),
+    replace(_RAGGED, name="soft cap and window", soft_cap=30.0, window=24),
+    replace(_RAGGED, name="scale", scale=0.7),
+    replace(_RAGGED, name="one query head a KV head", num_heads=2, num_kv_heads=2),
+    replace(_RAGGED, name="one head", num_heads=1, num_kv_heads=1),
+    replace(_RAGGED, name="3 query heads a KV head", num_heads=12, num_kv_heads=4),
+    replace(_RAGGED, name="8 query heads a KV head", num_heads=8, num_kv_heads=1),
+    replace(_RAGGED, name="16 query heads a KV head", num_heads=16, num_kv_heads=1),
+    replace(_RAGGED, name="head size 20", head_size=20),
+    replace(_RAGGED, name="head size 80", head_size=80),
+    replace(_RAGGED, name="head size 96", head_size=96),
+    replace(_RAGGED, name="head size 128", head_size=128),
+    replace(_RAGGED, name="head size 256", head_size=256),
+    replace(_RAGGED, name="page size 32", page_size=32),
+    replace(_RAGGED, name="page size 64", page_size=64),
+    replace(_RAGGED, name="page size 128", page_size=128),
 )
 
 # Largest allowed difference from the reference, by dtype of queries and pages: (absolute,

@@ -19,7 +19,7 @@ LOW_PRECISION_CASES = [
     for case in CASES
     if case.name in ("ragged", "prefix tree", "soft cap and window", "head size 128")
 ]
-FREE_GROUPS = CascadeCosts(block_page=0.0, block=0.0)
+FREE_GROUPS = CascadeCosts(block=0.0, page=0.0, row=0.0)
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from helium_jax.kernels.attention.cascade import CascadeCosts, find_prefix_group
 from helium_jax.kernels.attention.cases import make_pages
 from helium_jax.kernels.attention.pack import CASCADE_COSTS
 
-FREE = CascadeCosts(block_page=0.0, block=0.0)
+FREE = CascadeCosts(block=0.0, page=0.0, row=0.0)
 PAGE_SIZE, NUM_SEQS, COLUMNS, NUM_TOKENS, NUM_PAGES = 4, 6, 7, 24, 64
 LAYOUT = make_layout(
     num_tokens=NUM_TOKENS,
