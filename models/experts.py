@@ -17,7 +17,7 @@ def mixture(x: Float[Array, "T D"], experts: Experts, config: ModelConfig) -> Fl
     A (token, expert) pair is a row. Rows are sorted by expert and cut into blocks of one expert
     each; a loop runs over the blocks there are, so the work is about T * experts_per_token rows
     whatever the number of experts. jax.lax.ragged_dot would be the words for it, but XLA:CPU
-    (and GPU, without a flag) turns it into a product with all experts: 32x the work at E = 32.
+    turns it into a product with all experts: 32x the operations at E = 32 (jax 0.10.2).
 
     There is no capacity and nothing is dropped, and each row is multiplied in a block of fixed
     size, so a row's result depends on no other row, padding included.

@@ -108,7 +108,7 @@ def test_orbax_refuses_a_config_of_another_shape(params, tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"intermediate_size": 44}))
     with pytest.raises(
         ValueError,
-        match=r"layers.0.ffn.gate_up in .* has shape \(40, 2, 32\); config.json asks for \(44, 2, 32\)",
+        match=r"layers.0.ffn.gate_up in .* has shape \(40, 2, 32\); .* \(44, 2, 32\)",
     ):
         restore_orbax(tmp_path / "checkpoint")
 
