@@ -132,7 +132,8 @@ class Service:
                 self._publish(loop)
             self._end(loop, CapacityError("the engine is shutting down", code="shutting_down"))
         except BaseException as error:
-            log.exception("engine thread %s failed", self._thread.name)
+            if self._started.done() or not isinstance(error, HeliumError):
+                log.exception("engine thread %s failed", self._thread.name)
             self._end(loop, InternalError(f"the engine failed: {error}", code="engine_dead"))
             if not self._started.done():
                 self._started.set_exception(error)

@@ -4,17 +4,16 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from helium_jax.errors import HeliumError, InternalError
 from helium_jax.server.replies import HeliumUsage, PromptDetails, UsageReply
 from helium_jax.telemetry.metrics import Metrics
 from helium_jax.text import Detokenizer
+from helium_jax.text.answer import AnswerPiece, stream_answer
 from helium_jax.types import (
-    FinishReason,
     GenerateRequest,
     Generator,
-    TokenEvent,
     TokenLogprobs,
     Usage,
 )
@@ -123,9 +122,9 @@ async def _run_one(
     pieces: Pieces,
 ) -> None:
     try:
-        events = generator.generate(request)
-        async with contextlib.aclosing(events):  # type: ignore[type-var]
-            await _pump(events, request, index, detokenizer, metrics, started, pieces)
+        answer = stream_answer(generator, request, detokenizer)
+        async with contextlib.aclosing(answer):
+            await _pump(answer, index, metrics, started, pieces)
     except HeliumError as error:
         pieces.put(error)
     except Exception as error:
@@ -134,56 +133,41 @@ async def _run_one(
 
 
 async def _pump(
-    events: AsyncIterator[TokenEvent],
-    request: GenerateRequest,
+    answer: AsyncIterator[AnswerPiece],
     index: int,
-    detokenizer: Detokenizer,
     metrics: Metrics,
     started: float,
     pieces: Pieces,
 ) -> None:
-    """Turns events into pieces until the sequence or a stop string ends it."""
+    """Hands an answer's pieces on and observes their latencies."""
     now = asyncio.get_running_loop().time
-    usage = Usage(prompt_tokens=len(request.token_ids), completion_tokens=0, kv_cached=0)
-    num_tokens = 0
-    first = last = started
-    async for event in events:
+    first = last = None
+    async for gained in answer:
         time = now()
-        if event.usage is not None:
-            usage = event.usage
-        if event.token_ids:
-            if num_tokens == 0:
+        if gained.token_ids:
+            if last is None:
                 first = time
                 metrics.observe("time_to_first_token_seconds", time - started)
             else:
-                metrics.observe("inter_token_latency_seconds", (time - last) / len(event.token_ids))
+                per_token = (time - last) / len(gained.token_ids)
+                metrics.observe("inter_token_latency_seconds", per_token)
             last = time
-        num_tokens += len(event.token_ids)
-        gained = detokenizer.push(event.token_ids)
-        reason: str | None = event.finish_reason
-        if detokenizer.is_stopped:
-            reason = FinishReason.STOP
-        elif reason is not None:
-            gained += detokenizer.finish()
-        if reason == FinishReason.CANCELLED:
-            raise InternalError("the engine cancelled the request without being asked to")
-        piece = Piece(
-            index=index,
-            text=gained,
-            token_ids=event.token_ids,
-            logprobs=event.logprobs,
-            finish_reason=reason,
-            usage=replace(usage, completion_tokens=num_tokens),
-        )
-        if reason is not None:
-            metrics.observe("request_decode_time_seconds", last - first)
+        if gained.finish_reason is not None:
+            decode_s = 0.0 if first is None or last is None else last - first
+            metrics.observe("request_decode_time_seconds", decode_s)
             metrics.observe("e2e_request_latency_seconds", time - started)
-            metrics.count("request_success_total", finished_reason=reason)
-            metrics.count("generation_tokens_total", num_tokens)
-        pieces.put(piece)
-        if reason is not None:
-            return
-    raise InternalError("the engine ended a request without saying why")
+            metrics.count("request_success_total", finished_reason=gained.finish_reason)
+            metrics.count("generation_tokens_total", gained.usage.completion_tokens)
+        pieces.put(
+            Piece(
+                index=index,
+                text=gained.text,
+                token_ids=gained.token_ids,
+                logprobs=gained.logprobs,
+                finish_reason=gained.finish_reason,
+                usage=gained.usage,
+            )
+        )
 
 
 def sum_usage(usages: Sequence[Usage], answers_per_prompt: int) -> UsageReply:

@@ -50,11 +50,6 @@ class Detokenizer:
         return self._stopped_by is not None
 
     @property
-    def has_stopped(self) -> bool:
-        """`is_stopped` by the name the server uses."""
-        return self.is_stopped
-
-    @property
     def stopped_by(self) -> str | None:
         """The stop string that was found."""
         return self._stopped_by

@@ -83,10 +83,6 @@ class TextModel:
         """A new detokenizer for one answer."""
         return Detokenizer(self.tokenizer, stop, include_stop=include_stop)
 
-    def new_detokenizer(self, stop: Sequence[str] = ()) -> Detokenizer:
-        """`detokenizer` by the name the server uses."""
-        return self.detokenizer(stop)
-
 
 def load_text(folder: Path | str) -> TextModel:
     """Reads a Hugging Face folder's text files.
