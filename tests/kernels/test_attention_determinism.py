@@ -16,7 +16,8 @@ LENGTHS = (97, 300, 41, 97)
 class Sequences:
     """Four sequences with keys, values and queries at every position; the last equals the first."""
 
-    def __init__(self, dtype: str, group: int):
+    def __init__(self, dtype: str, group: int, window: int | None):
+        self.window = window
         rng = np.random.default_rng(3)
         counts = [-(-length // PAGE_SIZE) for length in LENGTHS]
         order = 1 + rng.permutation(sum(counts))
@@ -56,25 +57,27 @@ class Sequences:
         rows = np.concatenate([self.q[s][begin:end] for s, begin, end in work])
         q = np.zeros((num_tokens, *rows.shape[1:]), rows.dtype)
         q[: len(rows)] = rows
-        out, lse = compiled_step(layout)(q, self.pages, ints)
+        out, lse = compiled_step(layout, self.window)(q, self.pages, ints)
         both = np.concatenate([np.asarray(out).astype(np.float32), lse[..., None]], axis=-1)
         ends = np.cumsum([end - begin for _, begin, end in work])
         return np.split(both[: ends[-1]], ends[:-1])
 
 
 @functools.cache
-def compiled_step(layout):
+def compiled_step(layout, window):
     def step(q, pages, ints):
-        return paged_attention(q, pages, 0, unpack_batch(layout, ints), scale=0.125)
+        batch = unpack_batch(layout, ints)
+        return paged_attention(q, pages, 0, batch, scale=0.125, window=window)
 
     return jax.jit(step)
 
 
 @pytest.mark.parametrize(
-    ("dtype", "group"), [("float32", 1), ("float32", 3), ("bfloat16", 3), ("bfloat16", 1)]
+    ("dtype", "group", "window"),
+    [("float32", 1, None), ("float32", 3, None), ("float32", 3, 50), ("bfloat16", 3, None)],
 )
-def test_bits_do_not_depend_on_neighbours_chunks_or_bucket(dtype, group):
-    sequences = Sequences(dtype, group)
+def test_bits_do_not_depend_on_neighbours_chunks_or_bucket(dtype, group, window):
+    sequences = Sequences(dtype, group, window)
     (whole,) = sequences.attend([(0, 0, 97)], 128)
 
     def check(work, num_tokens):
