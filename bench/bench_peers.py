@@ -22,6 +22,8 @@ from bench.harness import Answer, Recorder, Worker, load_average, open_worker, s
 from bench.workloads import SCALES, Case, MakeCase
 
 OURS = "helium"
+# Fields of the results by (case, implementation).
+Table = dict[tuple[str, str], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +78,7 @@ def compare(ours: Answer, theirs: Answer) -> Agreement | None:
 
 def measure(
     recorder: Recorder, workers: Sequence[Worker], make: MakeCase, *, rounds: int, vocab_size: int
-) -> None:
+) -> Table:
     """Runs one case on all workers in alternating order and records rates, ratios, agreement."""
     load = load_average()
     case: Case = make(vocab_size, 0)
@@ -95,11 +97,11 @@ def measure(
         for worker in [*active[shift:], *active[:shift]]:
             answers[worker.name].append(worker.run(case.calls))
     ours = answers.get(OURS, [])
+    table: Table = {}
     for name, theirs in answers.items():
         seconds = [answer.wall_s for answer in theirs]
         fields: dict[str, Any] = summarise(seconds)
-        if case.counted_tokens:
-            fields["tokens_per_s"] = case.counted_tokens / fields["median_s"]
+        fields["tokens_per_s"] = case.counted_tokens / fields["median_s"]
         if name != OURS and ours:
             pairs = [*zip(ours, theirs, strict=True)]
             fields["ratio"] = statistics.median(b.wall_s / a.wall_s for a, b in pairs)
@@ -109,6 +111,24 @@ def measure(
                 fields["equal_calls"] = statistics.mean(a.equal_calls for a in known)
                 fields["equal_tokens"] = statistics.mean(a.equal_tokens for a in known)
         recorder.record(case.name, name, **fields, load_average=load)
+        table[case.name, name] = fields
+    return table
+
+
+def show(table: Table) -> None:
+    """Prints tokens/s per case and implementation, with the ratio to ours in brackets."""
+    names = [*dict.fromkeys(name for _, name in table)]
+    lines = [["tokens/s", *names]]
+    for case in dict.fromkeys(case for case, _ in table):
+        line = [case]
+        for name in names:
+            fields = table.get((case, name), {})
+            rate = f"{fields['tokens_per_s']:.1f}" if fields else "-"
+            line.append(rate + (f" ({fields['ratio']:.2f}x)" if "ratio" in fields else ""))
+        lines.append(line)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))
 
 
 def implementations(arguments: argparse.Namespace) -> list[Implementation]:
@@ -180,8 +200,12 @@ def main() -> None:
             )
             recorder.record("start", one.name, start_s=worker.start_s, options=one.options)
             workers.append(worker)
+        table: Table = {}
         for make in SCALES[arguments.scale]:
-            measure(recorder, workers, make, rounds=arguments.rounds, vocab_size=vocab_size)
+            table |= measure(
+                recorder, workers, make, rounds=arguments.rounds, vocab_size=vocab_size
+            )
+    show(table)
     print(f"written to {recorder.path}")
 
 

@@ -37,16 +37,12 @@ class Case:
     Attributes:
         name: as in the results.
         calls: the workload.
-        counted_tokens: tokens that a rate divides by the seconds, 0 when only time counts.
+        counted_tokens: tokens that a rate divides by the seconds.
     """
 
     name: str
     calls: tuple[Call, ...]
-    counted_tokens: int = 0
-
-    @property
-    def generated_tokens(self) -> int:
-        return sum(call.max_tokens for call in self.calls)
+    counted_tokens: int
 
 
 class MakeCase(Protocol):
@@ -126,8 +122,11 @@ def map_reduce(
                     after=keys,
                 )
             )
-        case = Case(name=f"map_reduce_{rows}x{experts}", calls=tuple(calls))
-        return Case(name=case.name, calls=case.calls, counted_tokens=case.generated_tokens)
+        return Case(
+            name=f"map_reduce_{rows}x{experts}",
+            calls=tuple(calls),
+            counted_tokens=sum(call.max_tokens for call in calls),
+        )
 
     return make
 
