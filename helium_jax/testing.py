@@ -11,7 +11,7 @@ import hashlib
 import heapq
 import itertools
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 
 from helium_jax.errors import HeliumError, RequestError
 from helium_jax.types import (
@@ -91,29 +91,47 @@ async def settle(rounds: int = 20) -> None:
 
 
 class FakeText:
-    """A byte-level text bundle to go with `FakeGenerator`: meets `executor.TextCodec`."""
+    """A byte-level text bundle to go with `FakeGenerator`: ids below 256 are the bytes of UTF-8.
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    Meets `executor.TextCodec`, and has what the server uses of `text.TextModel`.
+    """
+
+    sampling = SamplingParams()
+
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = True
+    ) -> list[int]:
         """Each message as a mark for its role, its bytes and a closing mark."""
         ids: list[int] = []
         for message in messages:
             ids += [FAKE_ROLE_IDS[message["role"]], *self.encode(message["content"]), FAKE_EOS_ID]
-        return [*ids, FAKE_ROLE_IDS["assistant"]]
+        return [*ids, FAKE_ROLE_IDS["assistant"]] if add_generation_prompt else ids
 
     def encode(self, text: str) -> list[int]:
         """The text's bytes; lone surrogates become question marks."""
         return list(text.encode("utf-8", "replace"))
 
-    def detokenizer(self, stop: Sequence[str] = ()) -> "FakeDetokenizer":
+    def decode(self, token_ids: Iterable[int]) -> str:
+        """The text of the ids that are bytes."""
+        return bytes(i for i in token_ids if i < 256).decode("utf-8", "replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The byte of an id; none for a mark."""
+        return bytes([token_id]) if token_id < 256 else b""
+
+    def detokenizer(
+        self, stop: Sequence[str] = (), *, include_stop: bool = False
+    ) -> "FakeDetokenizer":
         """A new detokenizer for one answer."""
-        return FakeDetokenizer(stop)
+        return FakeDetokenizer(stop, include_stop=include_stop)
 
 
 class FakeDetokenizer:
-    """Bytes to text, as late as needed: nothing of a stop string ever comes out."""
+    """Bytes to text, as late as needed: nothing after the first stop string ever comes out."""
 
-    def __init__(self, stop: Sequence[str] = ()) -> None:
+    def __init__(self, stop: Sequence[str] = (), *, include_stop: bool = False) -> None:
         self._stop = tuple(stop)
+        self._include_stop = include_stop
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
         self.is_stopped = False
@@ -123,10 +141,11 @@ class FakeDetokenizer:
         if self.is_stopped:
             return ""
         self._held += self._decoder.decode(bytes(i for i in token_ids if i < 256))
-        ends = [end for stop in self._stop if (end := self._held.find(stop)) >= 0]
-        if ends:
+        found = [(start, stop) for stop in self._stop if (start := self._held.find(stop)) >= 0]
+        if found:
             self.is_stopped = True
-            return self._give(min(ends))
+            start, stop = min(found)
+            return self._give(start + len(stop) if self._include_stop else start)
         longest = max(map(len, self._stop), default=1)
         return self._give(max(len(self._held) - longest + 1, 0))
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helium_jax.errors import InternalError, RequestError
-from helium_jax.testing import FAKE_EOS_ID, FakeGenerator, ManualClock, settle
+from helium_jax.testing import FAKE_EOS_ID, FakeGenerator, FakeText, ManualClock, settle
 from helium_jax.types import (
     FinishReason,
     GenerateRequest,
@@ -194,3 +194,30 @@ async def test_the_manual_clock_wakes_sleepers_in_order_of_their_time():
     assert woken == [(1, 1), (2, 2), (3, 3)]
     assert clock.time() == 3.5
     await asyncio.gather(*tasks)
+
+
+def test_fake_text_is_read_back_and_marks_the_roles():
+    text = FakeText()
+    ids = text.encode_chat([{"role": "user", "content": "né"}])
+    assert ids == [258, 110, 195, 169, FAKE_EOS_ID, 259]
+    assert text.decode(ids) == "né"
+    assert b"".join(map(text.token_bytes, ids)).decode() == "né"
+
+
+@given(
+    st.text(alphabet="abé", max_size=12),
+    st.lists(st.text(alphabet="abé", min_size=1, max_size=3), max_size=2),
+)
+def test_a_fake_detokenizer_gives_the_text_up_to_the_first_stop_string(text, stop):
+    detokenizer = FakeText().detokenizer(stop)
+    said = ""
+    for token_id in FakeText().encode(text):
+        said += detokenizer.push([token_id])
+    said += detokenizer.finish()
+    ends = [text.index(one) for one in stop if one in text]
+    if not ends:
+        assert said == text
+    else:
+        assert detokenizer.is_stopped
+        assert text.startswith(said)
+        assert not any(one in said for one in stop)
