@@ -63,6 +63,9 @@ def read_plan(document: object) -> tuple[Plan, Findings]:
             "plan", f"must be a mapping with version, ops and outputs, not {describe(document)}"
         )
         return Plan(), found
+    _check_unicode(document, found)
+    if found.problems:  # such a text cannot even be part of the canonical JSON
+        return Plan(), found
     root = read_mapping(document, "plan", found)
     check_fields(root, "plan", PLAN_FIELDS, NONE, found)
     _check_version(root.get("version"), found)
@@ -98,6 +101,26 @@ def read_plan(document: object) -> tuple[Plan, Findings]:
     if not found.problems:
         found.warnings += checked.warnings
     return plan, found
+
+
+def _check_unicode(document: object, found: Findings) -> None:
+    """Refuses lone surrogates, which JSON can spell but UTF-8 cannot."""
+    pending: list[tuple[str, object]] = [("plan", document)]
+    while pending:
+        path, value = pending.pop()
+        if isinstance(value, dict):
+            pending += [(path, key) for key in value]
+            pending += [(f"{path}.{str(key)[:64]}", item) for key, item in value.items()]
+        elif isinstance(value, list):
+            pending += [(f"{path}[{index}]", item) for index, item in enumerate(value)]
+        elif isinstance(value, str):
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                place = f"U+{ord(value[error.start]):04X} at character {error.start}"
+                path = path.encode("ascii", "backslashreplace").decode()
+                message = f"has the lone surrogate {place}; write valid Unicode"
+                found.add(path, message, "invalid_unicode")
 
 
 def _check_version(version: object, found: Findings) -> None:

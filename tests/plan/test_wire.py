@@ -155,6 +155,21 @@ def test_json_that_is_no_plain_document_is_refused(source, message):
     assert message in str(caught.value)
 
 
+def test_lone_surrogates_are_refused_wherever_they_stand():
+    source = (
+        '{"version": "helium/v1", "name": "\\ud800", "ops": {"a": {"type": "const", '
+        '"values": ["x", "y\\udfff"]}}, "outputs": {"\\ud801": "a"}}'
+    )
+    with pytest.raises(PlanError) as caught:
+        parse_plan(source, is_json=True)
+    assert sorted((p.path, p.code) for p in caught.value.problems) == [
+        ("plan.name", "invalid_unicode"),
+        ("plan.ops.a.values[1]", "invalid_unicode"),
+        ("plan.outputs", "invalid_unicode"),
+    ]
+    assert str(caught.value).isascii()
+
+
 def test_a_byte_order_mark_is_skipped():
     assert decode_json(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
 
