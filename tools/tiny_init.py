@@ -3,8 +3,8 @@
 Tiny models learn to look things up only after heads that attend to the token just before, and
 heads that use what those wrote, have met by chance; that wait costs more than all the rest of the
 training ("In-context Learning and Induction Heads", 2022). So both are laid out at the start:
-layer 0 has heads that see one and two tokens back, by position alone; layer 1 has heads that look
-for places whose predecessor is the present token, or the one before it, and copy from there.
+layer 0 has heads that see a fixed number of tokens back; layer 1 has heads that look for what stands
+behind the end of the question, or behind the present words elsewhere, and copy it.
 """
 
 from dataclasses import replace
@@ -18,9 +18,12 @@ from helium_jax.models.params import Ffn, Layer, Params, init_params
 from helium_jax.models.rope import inverse_frequencies
 
 _EMBEDDING = 0.05  # deviation; the residual stream must not drown in the first layers' noise
-_BRANCH = 0.1  # scale of what attention and feed-forward add to it
-_SHARP = 1.5  # query and key norms: look-up needs one key among hundreds
+_NOISE = 0.02  # scale of what random heads and feed-forwards add to it
+_BRANCH = 0.1  # of what the heads that see by position add
+_COPY = 1.0  # of what the look-up heads add: it must be heard at once
+_SHARP = 1.7  # query and key norms: look-up needs one key among hundreds
 _NUM_FAST = 4  # pairs of rope dimensions that tell neighbours apart
+_TO_QUESTION = 6  # from the last token of the prompt back to the last word of the question
 _FIRST_SLOW = 12  # pairs from here on hardly turn within the context: content is matched there
 
 
@@ -42,8 +45,8 @@ def _scaled(layer: Layer) -> Layer:
     assert layer.qk_norms is not None
     return replace(
         layer,
-        o=layer.o * _BRANCH,
-        ffn=replace(layer.ffn, down=layer.ffn.down * _BRANCH),
+        o=layer.o * _NOISE,
+        ffn=replace(layer.ffn, down=layer.ffn.down * _NOISE),
         qk_norms=layer.qk_norms * _SHARP,
     )
 
@@ -58,31 +61,38 @@ def _look_up_layers(
         np.array(layer.o).reshape(config.width, heads, group, size) for layer in (first, second)
     )
 
-    # Layer 0, KV head 0: its two queries see one and two tokens back, and write that into
-    # subspaces at right angles, so that layer 1 can tell them, and the token itself, apart.
-    written = np.concatenate([constant[:, None], o0[:, 0, 0], o0[:, 0, 1]], axis=1)
-    apart, _ = np.linalg.qr(written)
-    one_back, two_back = apart[:, 1 : size + 1].T, apart[:, size + 1 : 2 * size + 1].T
+    # Layer 0: three queries see a fixed number of tokens back, by position alone, and write what
+    # they see into subspaces at right angles, so that layer 1 can tell them, and the token
+    # itself, apart. Only dimensions that rope hardly turns are used: layer 1 compares contents.
+    slow = np.arange(size) % (size // 2) >= _FIRST_SLOW
+    num_slow = int(slow.sum())
+    places = ((0, 0, 1), (0, 1, 2), (1, 0, _TO_QUESTION))  # KV head, query, tokens back
+    written = [o0[:, head, query, slow] for head, query, _ in places]
+    apart, _ = np.linalg.qr(np.concatenate([constant[:, None], *written], axis=1))
     itself = np.eye(config.width, dtype=np.float32) - apart @ apart.T
     itself *= (config.width / (config.width - apart.shape[1])) ** 0.5
-    for query, back in enumerate((one_back, two_back)):
-        turned = np.outer(_turned(config, tokens=query + 1), constant)
-        qkv0[0, query] = 0.3 * qkv0[0, query] + 1.5 * turned
-        o0[:, 0, query] = back.T * _BRANCH
-    qkv0[0, group] = 0.3 * qkv0[0, group] + 1.5 * np.outer(_turned(config, tokens=0), constant)
-    value = qkv0[0, group + 1] @ itself
-    qkv0[0, group + 1] = value
+    value = qkv0[0, group + 1] @ itself * slow[:, None]
+    readers = []
+    for place, (head, query, tokens) in enumerate(places):
+        back = apart[:, 1 + place * num_slow :][:, :num_slow]
+        qkv0[head, query] = 0.3 * qkv0[head, query] + 1.5 * np.outer(
+            _turned(config, tokens=tokens), constant
+        )
+        qkv0[head, group + 1] = value
+        o0[:, head, query] = 0.0
+        o0[:, head, query, slow] = back * _BRANCH
+        readers.append(_spread(back.T, slow))
+    for head in (0, 1):
+        unturned = np.outer(_turned(config, tokens=0), constant)
+        qkv0[head, group] = 0.3 * qkv0[head, group] + 1.5 * unturned
+    one_back, two_back, question = readers
 
-    # Layer 1: keys are what layer 0 wrote of the predecessor, queries are the present token's own.
-    slow = (np.arange(size) % (size // 2) >= _FIRST_SLOW).astype(np.float32)[:, None]
-    qkv1[0, 0], qkv1[0, group] = slow * value, slow * one_back
-    qkv1[1, 0], qkv1[1, group] = slow * value, slow * two_back
-    qkv1[1, 1] = slow * one_back  # the token before the present one, seen two back elsewhere
-    for head, queries in ((0, 1), (1, 2)):
-        copied = qkv1[head, group + 1] @ itself
-        qkv1[head, group + 1] = copied
-        for query in range(queries):
-            o1[:, head, query] = copied.T * _BRANCH
+    # Layer 1, KV head 1: keys are what stands two tokens before ("Ada: red"); its first query is
+    # both the end of the question and the token before the present one. What is found is copied.
+    qkv1[1, 0], qkv1[1, group] = question + one_back, two_back
+    copied = qkv1[1, group + 1] @ itself
+    qkv1[1, group + 1] = copied
+    o1[:, 1, 0] = copied.T * _COPY
 
     def put(layer: Layer, qkv: np.ndarray, o: np.ndarray) -> Layer:
         return replace(
@@ -92,6 +102,13 @@ def _look_up_layers(
         )
 
     return [put(first, qkv0, o0), put(second, qkv1, o1)]
+
+
+def _spread(rows: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """A matrix with `rows` where `places` is true and zeros elsewhere."""
+    matrix = np.zeros((len(places), rows.shape[1]), np.float32)
+    matrix[places] = rows
+    return matrix
 
 
 def _turned(config: ModelConfig, *, tokens: int) -> np.ndarray:

@@ -9,6 +9,7 @@ is measured on the exported file with tasks drawn from another stream.
 """
 
 import argparse
+import json
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ from helium_jax.models.params import Params
 from helium_jax.models.transformer import Attend, compute_logits, forward
 
 MAX_POSITION = 2048
+RECORD = "training.jsonl"
 VOCAB_SIZE = 1280
 SHAPE = {
     "architectures": ["Qwen3ForCausalLM"],
@@ -56,43 +58,31 @@ SHAPE = {
 }
 STAGES = (
     Stage(
-        steps=400,
-        length=192,
-        batch=10,
-        facts=(1, 6),
-        questions=(4, 7),
-        reach=600,
-        short_share=0.7,
-        copy_share=0.8,
-        check_share=0.1,
-        system_share=0.3,
-    ),
-    Stage(
-        steps=400,
+        steps=350,
         length=256,
         batch=8,
-        facts=(2, 16),
-        questions=(6, 10),
-        reach=1500,
-        short_share=0.45,
-        copy_share=0.15,
-        check_share=0.35,
-        system_share=0.5,
+        facts=(1, 14),
+        questions=(5, 9),
+        reach=1200,
+        short_share=0.4,
+        copy_share=0.25,
+        check_share=0.15,
+        system_share=0.4,
     ),
     Stage(
-        steps=500,
+        steps=450,
         length=512,
         batch=4,
-        facts=(4, 50),
+        facts=(2, 50),
         questions=(8, 14),
         reach=1900,
         short_share=0.4,
         copy_share=0.1,
-        check_share=0.4,
+        check_share=0.35,
         system_share=0.8,
     ),
     Stage(
-        steps=130,
+        steps=100,
         length=1600,
         batch=2,
         facts=(20, 160),
@@ -100,7 +90,7 @@ STAGES = (
         reach=2047,
         short_share=0.35,
         copy_share=0.1,
-        check_share=0.4,
+        check_share=0.35,
         system_share=0.8,
     ),
 )
@@ -240,7 +230,17 @@ def train(args: argparse.Namespace, config: ModelConfig, packer: Packer) -> Iter
         if time.monotonic() - last > args.every:
             last = time.monotonic()
             yield params
+    seconds = round(time.monotonic() - start)
+    write_record(args, {"steps": stage.steps, "tokens": tokens, "seconds": seconds})
     yield params
+
+
+def write_record(args: argparse.Namespace, done: dict[str, int]) -> None:
+    """Adds this stage to the record of the weights it started from, for the model card."""
+    before = args.start / RECORD if args.start else None
+    lines = before.read_text(encoding="utf-8") if before and before.is_file() else ""
+    settings = {name: getattr(args, name) for name in ("stage", "seed", "rate", "decay")}
+    (args.out / RECORD).write_text(lines + json.dumps(settings | done) + "\n", encoding="utf-8")
 
 
 def main() -> None:

@@ -73,12 +73,11 @@ _ATTRIBUTES = (*_VALUES, "code")
 _LINES = (
     "{key}: {value}\n",
     "- {key}: {value}\n",
-    "{key} = {value}\n",
-    "{key} | {value}\n",
+    "{key}={value}\n",
+    "{key},{value}\n",
     "{key}: {value}, ",
     "The {attribute} of {key} is {value}.\n",
     "The {attribute} of {key} is {value}. ",
-    "{key} has the {attribute} {value}.\n",
 )
 _TITLES = ("Records:", "Facts:", "Notes:", "Table:", "Context:", "Here are the records.")
 
