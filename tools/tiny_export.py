@@ -39,4 +39,5 @@ def save_params(params: Params, config: ModelConfig, folder: Path) -> None:
             tensors[piece.name] = np.ascontiguousarray(view[piece.index].reshape(piece.shape))
     partial = folder / "model.safetensors.part"
     save_file(tensors, partial, metadata={"format": "pt"})
+    partial.chmod(0o644)  # the library makes it private
     partial.rename(folder / "model.safetensors")

@@ -1,10 +1,10 @@
 """helium-tiny's first weights: random, with a look-up circuit laid out in two layers.
 
-Tiny models learn to look things up only after heads that attend to the token just before, and
-heads that use what those wrote, have met by chance; that wait costs more than all the rest of the
+Tiny models learn to look things up only after heads that attend to a token just before, and heads
+that use what those wrote, have met by chance; that wait costs more than all the rest of the
 training ("In-context Learning and Induction Heads", 2022). So both are laid out at the start:
-layer 0 has heads that see a fixed number of tokens back; layer 1 has heads that look for what stands
-behind the end of the question, or behind the present words elsewhere, and copy it.
+layer 0 has heads that see a fixed number of tokens back; layer 1 has a head that looks for what
+stands behind the end of the question, or behind the present words elsewhere, and copies it.
 """
 
 from dataclasses import replace
@@ -42,6 +42,8 @@ def prepare_params(config: ModelConfig, seed: int) -> Params:
 
 def _scaled(layer: Layer) -> Layer:
     assert isinstance(layer.ffn, Ffn)
+    assert isinstance(layer.ffn.down, jax.Array)
+    assert isinstance(layer.o, jax.Array)
     assert layer.qk_norms is not None
     return replace(
         layer,

@@ -2,10 +2,9 @@
 
     python tools/train_tiny.py --out /tmp/tiny0 --stage 0
     python tools/train_tiny.py --out /tmp/tiny1 --stage 1 --start /tmp/tiny0
-    python tools/train_tiny.py --out helium_jax/builtin/helium-tiny --stage 2 --start /tmp/tiny1
 
-Everything is drawn from `--seed`: tokenizer corpus, weights, tasks. The accuracy in the model card
-is measured on the exported file with tasks drawn from another stream.
+and so on; the model card has the whole series. Everything is drawn from `--seed`: tokenizer
+corpus, weights, tasks. `tools/tiny_card.py` measures the accuracy on tasks of another stream.
 """
 
 import argparse
@@ -27,6 +26,7 @@ from tiny_batches import Packer, Stage, batches, single_tasks
 from tiny_export import save_params, write_config
 from tiny_init import prepare_params
 from tiny_tokenizer import save_tokenizer, train_tokenizer
+from tokenizers import Tokenizer
 
 from helium_jax.builtin.tasks import KINDS, Task, draw_task
 from helium_jax.models.checkpoint import load_hf
@@ -255,7 +255,10 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="folder whose weights to start from")
     args = parser.parse_args()
 
-    tokenizer = train_tokenizer(VOCAB_SIZE, args.seed)
+    if args.start:
+        tokenizer = Tokenizer.from_file(str(args.start / "tokenizer.json"))
+    else:
+        tokenizer = train_tokenizer(VOCAB_SIZE, args.seed)
     ids = tokenizer.get_vocab()
     save_tokenizer(tokenizer, args.out, MAX_POSITION)
     hf = write_config(args.out, SHAPE, eos=ids["<|im_end|>"], pad=ids["<|endoftext|>"])

@@ -167,7 +167,9 @@ def reply(rng: Random, scene: Scene) -> Task:
         rumour = rng.choice(("Another agent answered {0}.", "The other agent says {0}."))
         rumour = rumour.format(heard[0])
     else:
-        rumour = "\n".join(f"Agent {name}: {value}" for name, value in zip("ABC", heard))
+        rumour = "\n".join(
+            f"Agent {name}: {value}" for name, value in zip("ABC", heard, strict=False)
+        )
     end = rng.choice(("Check the facts and answer again.", "Answer again."))
     return _ask(scene, "reply", f"{question}\n{rumour}\n{end}", scene.facts[key])
 
@@ -270,7 +272,9 @@ def write_list(items: Sequence[str], style: str) -> str:
         case "number":
             return "\n".join(f"{place}. {item}" for place, item in enumerate(items, 1))
         case "agent":
-            return "\n".join(f"Agent {name}: {item}" for name, item in zip("ABCDEFGHI", items))
+            return "\n".join(
+                f"Agent {name}: {item}" for name, item in zip("ABCDEFGHI", items, strict=False)
+            )
         case "plain":
             return "\n".join(items)
         case "comma":
