@@ -110,7 +110,7 @@ def step_layout(
     deterministic: bool,
 ) -> StepLayout:
     """The layout of one token bucket: at most one sequence per row of its token axis."""
-    num_seqs = min(num_tokens, max(max_num_seqs, 2))
+    num_seqs = min(num_tokens, max_num_seqs)
     return StepLayout(
         num_tokens=num_tokens,
         num_seqs=num_seqs,

@@ -125,8 +125,8 @@ def make_layout(
     same ones.
 
     Raises:
-        ValueError: a capacity is below 1, or num_tokens below 2 (a row that is alone in a product
-            has other bits than one in company, see README.md).
+        ValueError: a capacity is below 1, or num_tokens below 2 in deterministic mode (a row that
+            is alone in a product has other bits than one in company, see README.md).
     """
     layout = AttentionLayout(
         num_tokens=num_tokens,
@@ -144,9 +144,9 @@ def make_layout(
     for name in ("num_seqs", "pages_per_seq", "page_size", "num_pages", "run_pages", "unit_pages"):
         if getattr(layout, name) < 1:
             raise ValueError(f"{name}={getattr(layout, name)} must be at least 1")
-    for name in ("num_tokens", "block_rows"):
-        if getattr(layout, name) < 2:
-            raise ValueError(f"{name}={getattr(layout, name)} must be at least 2")
+    for name, least in (("num_tokens", 2 if deterministic else 1), ("block_rows", 2)):
+        if getattr(layout, name) < least:
+            raise ValueError(f"{name}={getattr(layout, name)} must be at least {least}")
     return layout
 
 
@@ -171,4 +171,4 @@ def unpack_batch(layout: AttentionLayout, ints: jax.Array) -> AttentionBatch:
 
 def _default_block_rows(num_tokens: int, deterministic: bool) -> int:
     """Equal blocks in all buckets where bits matter: their shape decides the order of sums."""
-    return 8 if deterministic else min(num_tokens, 64)
+    return 8 if deterministic else min(max(num_tokens, 2), 64)

@@ -23,7 +23,7 @@ def make_requests():
             request_id=f"r{i}",
             token_ids=prompt,
             sampling=SamplingParams(
-                max_tokens=10,
+                max_tokens=30,
                 logprobs=3,
                 ignore_eos=True,
                 temperature=0.9 if i % 2 else 0.0,
@@ -62,7 +62,7 @@ def test_bits_do_not_depend_on_neighbours_cache_or_chunking(make_loop, dtype):
     assert alone == together
     with Engine(make_loop(max_num_batched_tokens=5, **options)) as engine:
         assert run(engine, list(reversed(requests))) == together
-    with Engine(make_loop(num_pages=6, steps_in_flight=2, **options)) as engine:
+    with Engine(make_loop(num_pages=7, steps_in_flight=2, **options)) as engine:
         assert run(engine, requests) == together
         assert engine.statistics().num_preemptions > 0
 
