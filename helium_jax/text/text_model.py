@@ -158,8 +158,9 @@ def _eos_ids(
 ) -> frozenset[int]:
     for source in (generation, config):
         value = source.get("eos_token_id")
-        ids = value if isinstance(value, list) else [value]
-        if ids and all(type(one) is int for one in ids):
+        found = value if isinstance(value, list) else [value]
+        ids = [one for one in found if isinstance(one, int) and not isinstance(one, bool)]
+        if ids:
             return frozenset(ids)
     eos = tokenizer.id_of(specials.get("eos_token", ""))
     return frozenset() if eos is None else frozenset((eos,))
