@@ -6,7 +6,7 @@ restart at each branch, so every branch is exactly the single-turn prompt that w
 in the positions make short sequences train long distances.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from random import Random
 
@@ -20,6 +20,8 @@ from helium_jax.builtin.tasks import (
     copy,
     draw_scene,
 )
+
+OTHER_TASKS = tuple(name for name in SCENE_TASKS if name != "lookup")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,8 @@ class Stage:
         copy_share: of those, the part that is copying, on which look-up heads grow first.
         check_share: of questions over a scene, the part that is not a plain look-up.
         system_share: of groups, the part that keeps the system message it drew.
+        short_weights: how often each short task is drawn.
+        other_weights: how often each question over a scene that is not a plain look-up is.
     """
 
     steps: int
@@ -49,6 +53,8 @@ class Stage:
     copy_share: float
     check_share: float
     system_share: float
+    short_weights: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SHORT_TASKS, 1))
+    other_weights: dict[str, float] = field(default_factory=lambda: dict.fromkeys(OTHER_TASKS, 1))
 
 
 @dataclass(slots=True)
@@ -171,16 +177,20 @@ def _draw_tasks(rng: Random, stage: Stage) -> list[Task]:
     if rng.random() < stage.short_share:
         if rng.random() < stage.copy_share:
             return [copy(rng)]
-        return [rng.choice([*SHORT_TASKS.values()])(rng)]
+        return [SHORT_TASKS[_choose(rng, stage.short_weights)](rng)]
     low, high = stage.facts
     # squared: long scenes are rarer, they hold more tokens
     scene = draw_scene(rng, low + int((high - low + 1) * rng.random() ** 2))
-    others: list[Callable] = [task for name, task in SCENE_TASKS.items() if name != "lookup"]
     tasks = []
     for _ in range(rng.randint(*stage.questions)):
-        make = rng.choice(others) if rng.random() < stage.check_share else SCENE_TASKS["lookup"]
-        tasks.append(make(rng, scene))
+        is_other = rng.random() < stage.check_share
+        kind = _choose(rng, stage.other_weights) if is_other else "lookup"
+        tasks.append(SCENE_TASKS[kind](rng, scene))
     return tasks
+
+
+def _choose(rng: Random, weights: dict[str, float]) -> str:
+    return rng.choices([*weights], [*weights.values()])[0]
 
 
 def batches(packer: Packer, stage: Stage, seed: str) -> Iterator[Arrays]:

@@ -76,8 +76,6 @@ _LINES = (
     "{key}={value}\n",
     "{key},{value}\n",
     "{key}: {value}, ",
-    "The {attribute} of {key} is {value}.\n",
-    "The {attribute} of {key} is {value}. ",
 )
 _TITLES = ("Records:", "Facts:", "Notes:", "Table:", "Context:", "Here are the records.")
 
@@ -170,8 +168,8 @@ def reply(rng: Random, scene: Scene) -> Task:
         rumour = "\n".join(
             f"Agent {name}: {value}" for name, value in zip("ABC", heard, strict=False)
         )
-    end = rng.choice(("Check the facts and answer again.", "Answer again."))
-    return _ask(scene, "reply", f"{question}\n{rumour}\n{end}", scene.facts[key])
+    start = rng.choice(("Check the facts.", "Answer again."))
+    return _ask(scene, "reply", f"{rumour}\n{start} {question}", scene.facts[key])
 
 
 def check(rng: Random, scene: Scene) -> Task:
