@@ -121,6 +121,7 @@ def _shape_of(model: ModelConfig) -> ModelShape:
         max_position=model.max_position,
         kv_elements_per_token=model.kv_elements_per_token,
         num_params=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(param_shapes(model))),
+        dtype=model.dtype,
     )
 
 
@@ -192,10 +193,20 @@ def device_info() -> DeviceInfo:
     """The first device and the memory on it that nobody uses yet."""
     device = jax.devices()[0]
     if device.platform == "cpu":
-        return DeviceInfo(platform="cpu", memory_bytes=_host_memory_bytes())
+        return DeviceInfo(
+            platform="cpu",
+            memory_bytes=_host_memory_bytes(),
+            has_bfloat16_units=_has_bfloat16_units(),
+        )
     statistics = device.memory_stats() or {}
     free = statistics.get("bytes_limit", 0) - statistics.get("bytes_in_use", 0)
     return DeviceInfo(platform="tpu" if device.platform == "tpu" else "gpu", memory_bytes=free)
+
+
+def _has_bfloat16_units() -> bool:
+    """Whether Linux says that this CPU has AMX tiles for bfloat16."""
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.exists() and "amx_bf16" in cpuinfo.read_text()
 
 
 def _host_memory_bytes() -> int:

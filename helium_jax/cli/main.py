@@ -21,7 +21,6 @@ COMMANDS = {
     "run": ("helium_jax.cli.run", "Run a plan over rows of inputs."),
     "explain": ("helium_jax.cli.explain", "Show how a plan would run, without running it."),
     "demo": ("helium_jax.cli.demo", "Watch workflows run through the engine, and checked."),
-    "bench": ("helium_jax.cli.bench", "Measure the engine on this machine."),
     "doctor": ("helium_jax.cli.doctor", "Check this installation and its devices."),
     "convert": ("helium_jax.cli.convert", "Convert a model folder: safetensors <-> Orbax."),
 }
