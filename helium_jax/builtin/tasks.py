@@ -179,7 +179,7 @@ def check(rng: Random, scene: Scene) -> Task:
     value = scene.facts[key]
     while (value == scene.facts[key]) != truth:
         value = draw_value(rng, scene.attribute)
-    form = rng.choice(("Is the {attribute} of {key} {value}?", "{key}: {value}. Yes or no?"))
+    form = rng.choice(("Is {value} the {attribute} of {key}?", "Yes or no: {value} for {key}?"))
     question = form.format(attribute=scene.attribute, key=key, value=value)
     return _ask(scene, "check", question, "yes" if truth else "no")
 
@@ -189,7 +189,7 @@ def listed(rng: Random, scene: Scene) -> Task:
     truth = rng.random() < 0.5
     absent = [k for k in (*words.PEOPLE, *words.THINGS) if k not in scene.facts]
     key = rng.choice([*scene.facts] if truth or not absent else absent)
-    form = rng.choice(("Is {key} listed?", "Is there a record of {key}?"))
+    form = rng.choice(("Is there a record of {key}?", "Is there a fact about {key}?"))
     return _ask(scene, "listed", form.format(key=key), "yes" if key in scene.facts else "no")
 
 
@@ -211,39 +211,20 @@ _MAJORITY_QUESTIONS = (
 
 
 def majority(rng: Random) -> Task:
-    """The most common of 3 to 9 listed answers; always a single one."""
+    """What more than half of 3 to 7 listed answers say."""
     attribute = rng.choice((*_VALUES, "verdict"))
     values = ("yes", "no") if attribute == "verdict" else _VALUES[attribute]
-    num_kinds = min(rng.randint(1, 4), len(values))
-    while True:
-        kinds = rng.sample(values, num_kinds)
-        votes = [*kinds, *rng.choices(kinds, k=rng.randint(max(0, 3 - num_kinds), 9 - num_kinds))]
-        counts = sorted((votes.count(kind), kind) for kind in kinds)
-        if len(counts) == 1 or counts[-1][0] > counts[-2][0]:
-            break
+    num_votes = rng.randint(3, 7)
+    num_winning = rng.randint(num_votes // 2 + 1, num_votes)
+    winner, *others = rng.sample(values, min(3, len(values)))
+    votes = [winner] * num_winning + rng.choices(others, k=num_votes - num_winning)
     rng.shuffle(votes)
     return Task(
         kind="majority",
         system=draw_system(rng),
         context=f"{rng.choice(_ANSWERS_TITLES)}\n{write_list(votes, _draw_list_style(rng))}",
         question=rng.choice(_MAJORITY_QUESTIONS),
-        answer=counts[-1][1],
-    )
-
-
-def agree(rng: Random) -> Task:
-    """Whether two or three answers are all the same: yes or no, equally often."""
-    attribute = rng.choice(_ATTRIBUTES)
-    answers = [draw_value(rng, attribute)] * rng.randint(2, 3)
-    truth = rng.random() < 0.5
-    while not truth and len(set(answers)) == 1:
-        answers[rng.randrange(len(answers))] = draw_value(rng, attribute)
-    return Task(
-        kind="agree",
-        system=draw_system(rng),
-        context=f"{rng.choice(_ANSWERS_TITLES)}\n{write_list(answers, _draw_list_style(rng))}",
-        question=rng.choice(("Do they agree?", "Are the answers the same?")),
-        answer="yes" if truth else "no",
+        answer=winner,
     )
 
 
@@ -351,7 +332,6 @@ SCENE_TASKS: dict[str, Callable[[Random, Scene], Task]] = {
 }
 SHORT_TASKS: dict[str, Callable[[Random], Task]] = {
     "majority": majority,
-    "agree": agree,
     "assemble": assemble,
     "copy": copy,
     "extract": extract,
