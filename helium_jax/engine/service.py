@@ -87,9 +87,12 @@ class Service:
         def command(loop: Loop) -> None:
             if future.set_running_or_notify_cancel():
                 try:
-                    future.set_result(function(loop))
+                    result = function(loop)
                 except Exception as error:
                     future.set_exception(error)
+                else:
+                    self._publish(loop)  # who waits for this sees what it changed
+                    future.set_result(result)
 
         if (closed := self._put(command)) is not None:
             future.set_exception(closed)
