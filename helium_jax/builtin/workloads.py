@@ -15,6 +15,8 @@ from helium_jax.builtin.tasks import SYSTEMS, Scene, draw_value, write_scene
 NUM_FACTS = 40  # the length at which the model card states accuracy
 ROWS_PER_CONTEXT = 3
 NUM_EXPERTS = 6
+NUM_WINNING = 4  # experts whose answer is the majority's
+_NUM_VALUES = 6  # different ones in a context, so that a majority is easy to find
 _ATTRIBUTES = ("colour", "city", "animal", "tool", "team")
 
 
@@ -72,16 +74,27 @@ def plan_source(name: str) -> bytes:
 def _draw_context(rng: Random) -> Scene:
     attribute = rng.choice(_ATTRIBUTES)
     keys = rng.sample([*words.PEOPLE, *words.THINGS], NUM_FACTS)
-    facts = {key: draw_value(rng, attribute) for key in keys}
+    values: dict[str, None] = {}
+    while len(values) < _NUM_VALUES:
+        values[draw_value(rng, attribute)] = None
+    facts = {key: rng.choice([*values]) for key in keys}
     return write_scene(facts, attribute=attribute, system=SYSTEMS[2])
 
 
 def _ask_experts(rng: Random, scene: Scene) -> tuple[dict[str, str], dict[str, str]]:
-    keys = rng.sample([*scene.facts], NUM_EXPERTS)
+    """Keys of which more than half have the same value."""
+    keys_of = {
+        value: [key for key, found in scene.facts.items() if found == value]
+        for value in scene.facts.values()
+    }
+    winner = rng.choice([value for value, keys in keys_of.items() if len(keys) >= NUM_WINNING])
+    others = [key for key, found in scene.facts.items() if found != winner]
+    keys = rng.sample(keys_of[winner], NUM_WINNING)
+    keys += rng.sample(others, NUM_EXPERTS - NUM_WINNING)
+    rng.shuffle(keys)
     row = {"attribute": scene.attribute} | {f"key_{i}": key for i, key in enumerate(keys, 1)}
-    found = [scene.facts[key] for key in keys]
-    answer = {f"expert_{i}": value for i, value in enumerate(found, 1)}
-    return row, answer | {"report": ", ".join(found)}
+    answer = {f"expert_{i}": scene.facts[key] for i, key in enumerate(keys, 1)}
+    return row, answer | {"verdict": winner}
 
 
 def _ask_agents(rng: Random, scene: Scene) -> tuple[dict[str, str], dict[str, str]]:

@@ -34,7 +34,8 @@ def test_answers_are_what_the_contexts_say():
         for number in range(1, 7):
             key, value = row[f"key_{number}"], answer[f"expert_{number}"]
             assert f"\n{key}: {value}" in row["context"] + "\n"
-        assert answer["report"].split(", ") == [answer[f"expert_{n}"] for n in range(1, 7)]
+        votes = [answer[f"expert_{n}"] for n in range(1, 7)]
+        assert votes.count(answer["verdict"]) > 3
 
 
 async def test_a_bundled_plan_shares_its_contexts_when_it_runs():
