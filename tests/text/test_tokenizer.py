@@ -3,9 +3,11 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as Backend
+from tokenizers.processors import TemplateProcessing
 
 from helium_jax.errors import RequestError
-from helium_jax.text import Tokenizer
+from helium_jax.text import ChatTemplate, TextModel, Tokenizer
 
 UNHURRIED = settings(deadline=None)
 
@@ -30,10 +32,19 @@ def test_special_tokens_are_tokens_and_can_be_skipped(tiny):
     assert tiny.decode(ids, skip_special_tokens=False) == "a<|im_end|>b"
 
 
-def test_a_bare_text_gets_the_first_token_that_the_model_expects(sentencepiece_like):
-    """The post-processor of tokenizer.json says so; this one has none."""
-    ids = sentencepiece_like.encode("cat")
-    assert sentencepiece_like.tokenizer.id_of("<s>") not in ids
+def test_a_bare_text_gets_its_first_token_and_a_conversation_only_the_template_s(tiny):
+    """As Llama 3 has it: the post-processor and the template both begin with a first token."""
+    backend = Backend.from_str(tiny.tokenizer.backend.to_str())
+    first = tiny.tokenizer.id_of("<|endoftext|>")
+    backend.post_processor = TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", first)]
+    )
+    template = ChatTemplate("{{ bos_token + messages[0].content }}", {"bos_token": "<|endoftext|>"})
+    model = TextModel(tokenizer=Tokenizer(backend), template=template)
+    plain = tiny.encode("red")
+    assert model.encode("red") == [first, *plain]
+    assert model.encode("red", add_special_tokens=False) == plain
+    assert model.encode_chat([{"role": "user", "content": "red"}]) == [first, *plain]
 
 
 def test_refuses_lone_surrogates(tiny):
