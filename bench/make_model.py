@@ -8,9 +8,9 @@ import string
 from pathlib import Path
 from typing import Any
 
-import torch
+import torch  # pyright: ignore[reportMissingImports]
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # pyright: ignore[reportMissingImports]
 
 SHAPES: dict[str, dict[str, Any]] = {
     # About 110 M parameters; `random:bench-110m` of helium_jax is the same shape.

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig
+import torch  # pyright: ignore[reportMissingImports]
+from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig  # pyright: ignore[reportMissingImports]
 
 from bench.driver import Adapter, Ended
 
