@@ -12,7 +12,7 @@ from random import Random
 from helium_jax.builtin import words
 from helium_jax.builtin.tasks import SYSTEMS, Scene, draw_value, write_scene
 
-NUM_FACTS = 40  # the length at which the model card states accuracy
+NUM_FACTS = 110  # about 500 tokens, the longest for which the model card states accuracy
 ROWS_PER_CONTEXT = 3
 NUM_EXPERTS = 6
 NUM_WINNING = 4  # experts whose answer is the majority's

@@ -27,7 +27,9 @@ from helium_jax.plan import parse_plan
 from helium_jax.runtime import Runtime, open_runtime
 from helium_jax.server import ServerConfig, check_address, make_app, start_server
 
-ACCURACY_FLOOR = 0.9  # of all outputs of a workload; look-up and majority promise at least this
+# Of all outputs of a workload. The model card says 99-100 % for each kind of call in them; a
+# workload has few dozen outputs, so chance needs some room.
+ACCURACY_FLOOR = 0.95
 SHUTDOWN_TIMEOUT_S = 10.0
 QUESTION = "Answers:\n- yes\n- no\n- yes\n\nWhich answer is the most common?"
 
