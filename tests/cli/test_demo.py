@@ -71,7 +71,7 @@ def test_wrong_answers_are_a_failure_even_when_identical():
     )
     code, text = verdict([dataclasses.replace(outcome, workload=wrong)])
     assert code == 1
-    assert "0.0% right, below 90%" in text
+    assert "0.0% right, below 95%" in text
 
 
 def test_outputs_that_differ_in_one_row_are_a_failure():
