@@ -106,8 +106,8 @@ def save_random_model(folder, family, overrides, *, seed=0, **save_options):
     """Saves a random transformers model; returns it. Weights are larger than its own init."""
     with warnings.catch_warnings():  # transformers' own deprecations on import and on saving
         warnings.simplefilter("ignore")
-        import torch
-        import transformers
+        torch = pytest.importorskip("torch")
+        transformers = pytest.importorskip("transformers")
 
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
@@ -127,8 +127,7 @@ def save_random_model(folder, family, overrides, *, seed=0, **save_options):
 
 def oracle_logits(model, token_ids):
     """Logits [T, V] of transformers for one prompt, as numpy."""
-    import torch
-
+    torch = pytest.importorskip("torch")
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         ids = torch.tensor(np.asarray(token_ids)[None], dtype=torch.int64)
