@@ -68,7 +68,7 @@ class AsyncEngine:
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenEvent]:
         """Streams a request's events; see `types.Generator.generate`."""
-        self._validate(request)
+        validate_request(request, self.info, pool_tokens=self._pool_tokens)
         request_id = request.request_id
         if request_id in self._outboxes:
             raise RequestError(f"{request_id=} is in use by an unfinished request")
@@ -94,7 +94,7 @@ class AsyncEngine:
         request = GenerateRequest(
             request_id=request_id, token_ids=prefix.token_ids, worker=prefix.worker
         )
-        self._validate(request)
+        validate_request(request, self.info, pool_tokens=self._pool_tokens)
         warmed = await asyncio.wrap_future(
             self._service.call(lambda loop: loop.warm(prefix, request_id))
         )
@@ -119,19 +119,6 @@ class AsyncEngine:
             return ()
         age = self._service.heartbeat_age_s
         return (dataclasses.replace(statistics, last_step_age_seconds=age),)
-
-    def _validate(self, request: GenerateRequest) -> None:
-        if request.worker not in (None, 0):
-            raise RequestError(
-                f"worker={request.worker} does not exist; this generator has worker 0 only",
-                param="worker",
-            )
-        validate_request(
-            request,
-            vocab_size=self.info.vocab_size,
-            max_model_len=self.info.max_model_len,
-            pool_tokens=self._pool_tokens,
-        )
 
     def _deliver_from_thread(self, outcomes: Sequence[tuple[str, Outcome]]) -> None:
         events = self._events

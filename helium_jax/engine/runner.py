@@ -196,10 +196,6 @@ class Runner:
         arrays = make_slot_arrays(sampling, token_ids, self._config.max_model_len)
         self._state = set_slot(self._state, np.int32(slot), *arrays)
 
-    def update_params(self, params: Params) -> None:
-        """Exchanges the weights for others of the same shapes; KV computed before is stale."""
-        self._params = params
-
     def reset(self) -> None:
         """Allocates pages and buffers anew; needed after a failed step, whose inputs are gone."""
         self._pages, self._state = self._allocate()

@@ -44,12 +44,7 @@ class Engine:
         Raises:
             RequestError: the request is wrong, or its id is in use.
         """
-        validate_request(
-            request,
-            vocab_size=self.info.vocab_size,
-            max_model_len=self.info.max_model_len,
-            pool_tokens=self._pool_tokens,
-        )
+        validate_request(request, self.info, pool_tokens=self._pool_tokens)
         if request.request_id in self._outboxes:
             raise RequestError(f"request_id={request.request_id!r} is in use; choose another")
         self._outboxes[request.request_id] = queue.SimpleQueue()

@@ -3,27 +3,30 @@
 import math
 
 from helium_jax.errors import RequestError
-from helium_jax.types import GenerateRequest, SamplingParams
+from helium_jax.types import GenerateRequest, ModelInfo, SamplingParams
 
 MAX_LOGPROBS = 20
 MAX_LOGIT_BIAS = 300
 MAX_STOP_TOKEN_IDS = 16
 
 
-def validate_request(
-    request: GenerateRequest, *, vocab_size: int, max_model_len: int, pool_tokens: int
-) -> None:
+def validate_request(request: GenerateRequest, info: ModelInfo, *, pool_tokens: int) -> None:
     """Refuses what the engine cannot run; JAX gathers clamp bad ids silently, so the host checks.
 
     Args:
         request: the candidate.
-        vocab_size: ids must be below it.
-        max_model_len: most tokens of prompt plus output.
+        info: of the engine that is to run it.
         pool_tokens: tokens that the whole KV pool holds.
 
     Raises:
         RequestError: names the field, its value and the limit.
     """
+    vocab_size, max_model_len = info.vocab_size, info.max_model_len
+    if request.worker is not None and not 0 <= request.worker < info.num_workers:
+        raise RequestError(
+            f"worker={request.worker} does not exist; workers are 0 to {info.num_workers - 1}",
+            param="worker",
+        )
     ids = request.token_ids
     if not ids:
         raise RequestError("the prompt is empty; it needs at least one token", param="prompt")
