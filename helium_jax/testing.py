@@ -13,13 +13,14 @@ import itertools
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 
-from helium_jax.errors import HeliumError, RequestError
+from helium_jax.errors import HeliumError, InternalError, RequestError
 from helium_jax.types import (
     CacheSnapshot,
     EngineStatistics,
     FinishReason,
     GenerateRequest,
     ModelInfo,
+    PlannedUse,
     SamplingParams,
     TokenEvent,
     TokenLogprobs,
@@ -171,6 +172,9 @@ class FakeGenerator:
         failed: ids of requests that ended with an error, in order.
         running: ids of requests that hold the generator now.
         max_running: most requests that ran at the same moment.
+        worker_of: index of the worker that got a request, by request id.
+        warmed: every prefix that was warmed, in order.
+        foreseen: every planned use that was told, in order, with the worker it was told.
     """
 
     def __init__(
@@ -190,7 +194,8 @@ class FakeGenerator:
     ) -> None:
         """
         Args:
-            info: what the generator says of its model; also its limits.
+            info: what the generator says of its model; also its limits. Each of its
+                `num_workers` has an imagined KV store of its own.
             alphabet: ids that answers are made of.
             max_answer_tokens: answers end by themselves after 1 to this many tokens.
             reply: the answer's ids without end-of-sequence, or None for the hash.
@@ -216,19 +221,18 @@ class FakeGenerator:
         self._page_size = page_size
         self._prefix_caching = prefix_caching
         self._draws = random.Random(seed)
-        self._blocks: set[tuple[str, tuple[int, ...]]] = set()
+        self._workers = [_FakeWorker() for _ in range(info.num_workers)]
         self._pins: dict[int, WarmPrefix] = {}
         self._pin_ids = itertools.count(1)
-        self._prefill_tokens = 0
-        self._decode_tokens = 0
-        self._queried_tokens = 0
-        self._hit_tokens = 0
         self.requests: list[GenerateRequest] = []
         self.finished: list[str] = []
         self.cancelled: list[str] = []
         self.failed: list[str] = []
         self.running: set[str] = set()
         self.max_running = 0
+        self.worker_of: dict[str, int] = {}
+        self.warmed: list[WarmPrefix] = []
+        self.foreseen: list[tuple[int | None, PlannedUse]] = []
 
     @property
     def info(self) -> ModelInfo:
@@ -242,7 +246,8 @@ class FakeGenerator:
             if request.request_id in self._failures:
                 raise self._failures[request.request_id]
             self._check(request)
-            kv_cached = self._lookup(request)
+            worker = self._place(request)
+            kv_cached = self._lookup(request, worker)
             answer, reason = self.answer(request)
             chunks = [
                 answer[start : start + self._tokens_per_event]
@@ -251,8 +256,10 @@ class FakeGenerator:
             num_sent = 0
             for chunk in chunks:
                 await self._wait(request, num_sent)
+                if not worker.is_alive:
+                    raise self._worker_failed(self.worker_of[request.request_id])
                 num_sent += len(chunk)
-                self._decode_tokens += len(chunk)
+                worker.decode_tokens += len(chunk)
                 is_last = num_sent == len(answer)
                 usage = Usage(
                     prompt_tokens=len(request.token_ids),
@@ -273,6 +280,8 @@ class FakeGenerator:
             raise
         finally:
             self.running.discard(request.request_id)
+            for worker in self._workers:
+                worker.running.discard(request.request_id)
             ended.append(request.request_id)
 
     def answer(self, request: GenerateRequest) -> tuple[tuple[int, ...], FinishReason]:
@@ -307,18 +316,21 @@ class FakeGenerator:
 
     async def warm(self, prefix: WarmPrefix) -> WarmReceipt:
         """Remembers a prefix's full pages as if their KV had been computed."""
+        self.warmed.append(prefix)
+        index = self._choose_worker(prefix.worker)
+        worker = self._workers[index]
         pages = self._pages(prefix.cache_salt, prefix.token_ids)
-        computed = sum(page not in self._blocks for page in pages) * self._page_size
-        self._blocks.update(pages)
-        self._prefill_tokens += computed
+        computed = sum(page not in worker.blocks for page in pages) * self._page_size
+        worker.blocks.update(pages)
+        worker.prefill_tokens += computed
         pin_id = None
         if prefix.pin:
             pin_id = next(self._pin_ids)
             self._pins[pin_id] = prefix
         resident = len(pages) * self._page_size
-        return WarmReceipt(resident=resident, computed=computed, pin_id=pin_id)
+        return WarmReceipt(resident=resident, computed=computed, pin_id=pin_id, worker=index)
 
-    async def unpin(self, pin_id: int, *, worker: int | None = None) -> None:
+    async def unpin(self, pin_id: int) -> None:
         """Gives a pin back.
 
         Raises:
@@ -327,40 +339,27 @@ class FakeGenerator:
         if self._pins.pop(pin_id, None) is None:
             raise RequestError(f"{pin_id=} is not pinned; pins are {[*self._pins]}")
 
-    async def reset_cache(self) -> int:
+    async def foresee(self, uses: Sequence[PlannedUse], *, worker: int | None = None) -> None:
+        """Notes what was told; an imagined store evicts nothing."""
+        if worker is not None:
+            self._choose_worker(worker)
+        self.foreseen += [(worker, use) for use in uses]
+
+    async def reset_cache(self, *, worker: int | None = None) -> int:
         """Forgets every page; returns how many there were."""
-        freed = len(self._blocks)
-        self._blocks.clear()
+        chosen = self._workers if worker is None else [self._workers[self._choose_worker(worker)]]
+        freed = sum(len(each.blocks) for each in chosen)
+        for each in chosen:
+            each.blocks.clear()
         return freed
 
+    def kill(self, worker: int) -> None:
+        """From now on whatever runs on this worker, or is sent to it, fails as "worker_failed"."""
+        self._workers[worker].is_alive = False
+
     def statistics(self) -> tuple[EngineStatistics, ...]:
-        """One entry: the tokens that were computed, and an imagined store without a limit."""
-        num_pages = len(self._blocks)
-        cache = CacheSnapshot(
-            page_size=self._page_size,
-            num_pages=num_pages,
-            num_free=0,
-            num_cached=num_pages,
-            num_used=0,
-            queried_tokens=self._queried_tokens,
-            hit_tokens=self._hit_tokens,
-        )
-        return (
-            EngineStatistics(
-                num_waiting=0,
-                num_running=len(self.running),
-                num_steps=self._decode_tokens,
-                num_prefill_tokens=self._prefill_tokens,
-                num_decode_tokens=self._decode_tokens,
-                num_padded_tokens=0,
-                num_preemptions=0,
-                num_compiles_after_warmup=0,
-                host_seconds=0.0,
-                device_seconds=0.0,
-                last_step_age_seconds=0.0,
-                cache=cache,
-            ),
-        )
+        """One entry per worker: what was computed, and an imagined store without a limit."""
+        return tuple(worker.statistics(self._page_size) for worker in self._workers)
 
     def _start(self, request: GenerateRequest) -> None:
         if request.request_id in self.running:
@@ -387,6 +386,32 @@ class FakeGenerator:
                 param="prompt",
             )
 
+    def _place(self, request: GenerateRequest) -> "_FakeWorker":
+        index = self._choose_worker(request.worker)
+        self.worker_of[request.request_id] = index
+        worker = self._workers[index]
+        worker.running.add(request.request_id)
+        return worker
+
+    def _choose_worker(self, wanted: int | None) -> int:
+        """The wanted worker, or the one with the fewest requests among the living."""
+        if wanted is None:
+            living = [i for i, worker in enumerate(self._workers) if worker.is_alive]
+            if not living:
+                raise self._worker_failed(0)
+            return min(living, key=lambda i: len(self._workers[i].running))
+        if not 0 <= wanted < len(self._workers):
+            raise RequestError(
+                f"worker={wanted} does not exist; workers are 0 to {len(self._workers) - 1}",
+                param="worker",
+            )
+        if not self._workers[wanted].is_alive:
+            raise self._worker_failed(wanted)
+        return wanted
+
+    def _worker_failed(self, index: int) -> InternalError:
+        return InternalError(f"worker {index} failed", code="worker_failed")
+
     async def _wait(self, request: GenerateRequest, num_sent: int) -> None:
         if self._before_event is None:
             await asyncio.sleep(0)
@@ -396,20 +421,20 @@ class FakeGenerator:
         if error is not None:
             raise error
 
-    def _lookup(self, request: GenerateRequest) -> int:
+    def _lookup(self, request: GenerateRequest, worker: "_FakeWorker") -> int:
         """Prompt tokens whose full pages were seen before; remembers the prompt's pages."""
         pages = self._pages(request.cache_salt, request.token_ids)
         num_hits = 0
         if self._prefix_caching:
             # At least one token is always computed: its logits give the first new token.
             most = (len(request.token_ids) - 1) // self._page_size
-            while num_hits < most and pages[num_hits] in self._blocks:
+            while num_hits < most and pages[num_hits] in worker.blocks:
                 num_hits += 1
-            self._blocks.update(pages)
+            worker.blocks.update(pages)
         kv_cached = num_hits * self._page_size
-        self._queried_tokens += len(request.token_ids)
-        self._hit_tokens += kv_cached
-        self._prefill_tokens += len(request.token_ids) - kv_cached
+        worker.queried_tokens += len(request.token_ids)
+        worker.hit_tokens += kv_cached
+        worker.prefill_tokens += len(request.token_ids) - kv_cached
         return kv_cached
 
     def _pages(self, salt: str, ids: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:
@@ -437,6 +462,46 @@ class FakeGenerator:
             top = tuple((i, -0.5 - rank) for rank, i in enumerate(ranked))
             entries.append(TokenLogprobs(logprob=-0.5, top=top))
         return tuple(entries)
+
+
+class _FakeWorker:
+    """The imagined KV store and the counters of one worker."""
+
+    def __init__(self) -> None:
+        self.is_alive = True
+        self.running: set[str] = set()
+        self.blocks: set[tuple[str, tuple[int, ...]]] = set()
+        self.prefill_tokens = 0
+        self.decode_tokens = 0
+        self.queried_tokens = 0
+        self.hit_tokens = 0
+
+    def statistics(self, page_size: int) -> EngineStatistics:
+        num_pages = len(self.blocks)
+        cache = CacheSnapshot(
+            page_size=page_size,
+            num_pages=num_pages,
+            num_free=0,
+            num_cached=num_pages,
+            num_used=0,
+            queried_tokens=self.queried_tokens,
+            hit_tokens=self.hit_tokens,
+        )
+        return EngineStatistics(
+            num_waiting=0,
+            num_running=len(self.running),
+            num_steps=self.decode_tokens,
+            num_prefill_tokens=self.prefill_tokens,
+            num_decode_tokens=self.decode_tokens,
+            num_padded_tokens=0,
+            num_preemptions=0,
+            num_compiles_after_warmup=0,
+            host_seconds=0.0,
+            device_seconds=0.0,
+            last_step_age_seconds=0.0,
+            cache=cache,
+            is_alive=self.is_alive,
+        )
 
 
 def _logit_changes(sampling: SamplingParams) -> tuple[object, ...]:

@@ -5,7 +5,7 @@ here knows text (that is `helium_jax.text`), plans, pages or arrays.
 """
 
 import enum
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -87,7 +87,11 @@ class GenerateRequest:
         cache_salt: sequences share KV pages only under equal salts.
         worker: index of the engine that must run it; None lets the pool choose.
         planned_next_use: order in which a plan will need this prompt's pages again; eviction
-            takes the greatest first and pages without one before those. None: unknown.
+            takes the greatest first and pages without one before those. None says nothing, and
+            leaves what was said of pages shared with others. `Generator.foresee` speaks of parts.
+        prefer_cached: among waiting requests of equal priority that set it, the longest cached
+            prefix is admitted first, looked up each step, and equal prefixes together. It takes
+            the places of such requests in the queue only, and no request waits for ever.
     """
 
     request_id: str
@@ -97,6 +101,22 @@ class GenerateRequest:
     cache_salt: str = ""
     worker: int | None = None
     planned_next_use: int | None = None
+    prefer_cached: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedUse:
+    """What a plan knows of a prefix whose pages may be resident.
+
+    Attributes:
+        token_ids: the prefix; its full pages are meant.
+        cache_salt: as in GenerateRequest.
+        next_use: as `GenerateRequest.planned_next_use`; None: the plan needs it no more.
+    """
+
+    token_ids: tuple[int, ...]
+    cache_salt: str = ""
+    next_use: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,13 +183,17 @@ class WarmPrefix:
     Attributes:
         token_ids: the prefix; only its full pages are kept.
         cache_salt: as in GenerateRequest.
-        pin: keep its pages until `unpin`; refused in part when the pin budget is spent.
+        pin: keep its pages until `unpin`. A preference: a running request that would have to be
+            preempted takes the least valuable pin's pages instead.
+        value: of the pin, such as expected uses x tokens. A pin of less value gives way when the
+            pin budget is spent; among equals the new one is refused in part.
         worker: as in GenerateRequest.
     """
 
     token_ids: tuple[int, ...]
     cache_salt: str = ""
     pin: bool = False
+    value: float = 0.0
     worker: int | None = None
 
 
@@ -180,12 +204,14 @@ class WarmReceipt:
     Attributes:
         resident: tokens of the prefix whose KV is in the store now (full pages only).
         computed: of those, how many had to be computed for this call.
-        pin_id: handle for `unpin`, None when nothing was pinned.
+        pin_id: handle for `unpin`, unique over all workers; None when nothing was pinned.
+        worker: where.
     """
 
     resident: int
     computed: int
     pin_id: int | None = None
+    worker: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,11 +224,12 @@ class CacheSnapshot:
         num_free: pages that hold nothing.
         num_cached: pages that hold reusable blocks and that no running sequence reads.
         num_used: pages that running sequences read or write.
-        num_pinned: of cached and used, pages that eviction may not take.
+        num_pinned: of cached and used, pages that eviction takes last.
         queried_tokens: prompt tokens looked up since start.
         hit_tokens: of those, found.
         evicted_pages: pages that lost a reusable block since start.
         evicted_then_needed_tokens: tokens computed although they had been in the store once.
+        surrendered_pins: pins given up since start, for a running request or a better pin.
     """
 
     page_size: int
@@ -215,6 +242,7 @@ class CacheSnapshot:
     hit_tokens: int = 0
     evicted_pages: int = 0
     evicted_then_needed_tokens: int = 0
+    surrendered_pins: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,7 +257,8 @@ class ModelInfo:
         eos_token_ids: ids that end a sequence unless ignored.
         num_workers: engines behind the generator.
         deterministic: equal requests give equal tokens bit for bit.
-        version: digest of the weights and config; part of every cache key.
+        version: digest of the weights and config, and the numerics they run in (dtypes,
+            quantization); part of every cache key.
     """
 
     name: str
@@ -259,6 +288,7 @@ class EngineStatistics:
         device_seconds: spent waiting for the device.
         last_step_age_seconds: since the loop last went round; grows only if it hangs.
         cache: the KV store.
+        is_alive: False once the engine has failed for good; the rest is its last word then.
     """
 
     num_waiting: int
@@ -273,6 +303,7 @@ class EngineStatistics:
     device_seconds: float
     last_step_age_seconds: float
     cache: CacheSnapshot
+    is_alive: bool = True
 
 
 class Generator(Protocol):
@@ -291,7 +322,8 @@ class Generator(Protocol):
             RequestError: token ids out of range, empty prompt, prompt longer than the context or
                 the pool, parameter out of range.
             CapacityError: the queue is full, or the engine is shutting down.
-            InternalError: the engine failed.
+            InternalError: the engine failed. Code "worker_failed": one worker of several died, and
+                the same request with another `worker` or none may succeed at once.
         """
         ...
 
@@ -299,12 +331,26 @@ class Generator(Protocol):
         """Computes a prefix's KV if it is not resident, optionally pinning it."""
         ...
 
-    async def unpin(self, pin_id: int, *, worker: int | None = None) -> None:
-        """Gives a pin back; an unknown id raises RequestError."""
+    async def unpin(self, pin_id: int) -> None:
+        """Gives a pin back, also one that was surrendered; an unknown id raises RequestError."""
         ...
 
-    async def reset_cache(self) -> int:
-        """Forgets every reusable block that nobody reads; returns the pages freed."""
+    async def foresee(self, uses: Sequence[PlannedUse], *, worker: int | None = None) -> None:
+        """Replaces what is known of the next use of resident pages, of those that `uses` cover.
+
+        A page that several of `uses` cover gets the nearest of theirs. Hints on pages that are not
+        resident are dropped, and any hint that nobody renews expires after many evictions: a plan
+        clears its hints (`next_use=None`) when the last consumer is done.
+
+        Args:
+            uses: prefixes, in any order.
+            worker: whose store; None: every worker's.
+        """
+        ...
+
+    async def reset_cache(self, *, worker: int | None = None) -> int:
+        """Forgets every reusable block that nobody reads or pins, on one worker or all; returns
+        the pages freed."""
         ...
 
     def statistics(self) -> tuple[EngineStatistics, ...]:

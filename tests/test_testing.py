@@ -1,6 +1,7 @@
 """The test doubles keep the promises of the real parts."""
 
 import asyncio
+import dataclasses
 from contextlib import aclosing
 
 import pytest
@@ -8,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helium_jax.errors import InternalError, RequestError
-from helium_jax.testing import FAKE_EOS_ID, FakeGenerator, FakeText, ManualClock, settle
+from helium_jax.testing import FAKE_EOS_ID, FAKE_MODEL, FakeGenerator, FakeText, ManualClock, settle
 from helium_jax.types import (
     FinishReason,
     GenerateRequest,
+    PlannedUse,
     SamplingParams,
     TokenEvent,
     WarmPrefix,
@@ -169,6 +171,52 @@ async def test_a_warm_prefix_is_a_hit_and_its_pin_can_be_given_back_once():
         await generator.unpin(receipt.pin_id)
     assert await generator.reset_cache() == 1
     assert (await collect(generator, request("abcdzz")))[-1].usage.kv_cached == 0
+
+
+async def test_every_worker_has_its_own_store_and_the_idle_one_is_chosen():
+    gate = asyncio.Event()
+
+    async def wait(req, num_sent):
+        await gate.wait()
+
+    generator = FakeGenerator(
+        info=dataclasses.replace(FAKE_MODEL, num_workers=2), page_size=4, before_event=wait
+    )
+    tasks = [
+        asyncio.create_task(collect(generator, request("abcdefgh", request_id=name)))
+        for name in ("a", "b")
+    ]
+    await settle()
+    gate.set()
+    usages = [(await task)[-1].usage for task in tasks]
+    assert generator.worker_of == {"a": 0, "b": 1}
+    assert [usage.kv_cached for usage in usages] == [0, 0]
+    receipt = await generator.warm(WarmPrefix(token_ids=tuple(b"wxyz"), worker=1))
+    assert (receipt.worker, receipt.computed) == (1, 4)
+    assert [s.cache.num_pages for s in generator.statistics()] == [2, 3]
+    assert await generator.reset_cache(worker=0) == 2
+    with pytest.raises(RequestError, match="workers are 0 to 1"):
+        await generator.warm(WarmPrefix(token_ids=(1,), worker=2))
+
+
+async def test_a_killed_worker_fails_what_it_runs_and_the_others_go_on():
+    generator = FakeGenerator(info=dataclasses.replace(FAKE_MODEL, num_workers=2))
+    async with aclosing(generator.generate(request(ignore_eos=True))) as events:
+        await anext(events)
+        generator.kill(0)
+        with pytest.raises(InternalError) as failure:
+            await anext(events)
+    assert failure.value.code == "worker_failed"
+    assert [s.is_alive for s in generator.statistics()] == [False, True]
+    await tokens(generator, request())
+    assert generator.worker_of == {"r": 1}
+
+
+async def test_what_is_foreseen_is_noted_with_its_worker():
+    generator = FakeGenerator()
+    use = PlannedUse(token_ids=(1, 2), next_use=3)
+    await generator.foresee([use], worker=0)
+    assert generator.foreseen == [(0, use)]
 
 
 async def test_logprobs_come_with_every_token_when_asked_for():

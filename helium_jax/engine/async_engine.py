@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from helium_jax.engine.loop import Loop, Outcome
 from helium_jax.engine.service import Service
-from helium_jax.engine.validation import validate_request
+from helium_jax.engine.validation import validate_request, validate_worker
 from helium_jax.errors import HeliumError, RequestError
 from helium_jax.types import (
     EngineStatistics,
     GenerateRequest,
     ModelInfo,
+    PlannedUse,
     TokenEvent,
     WarmPrefix,
     WarmReceipt,
@@ -104,12 +105,18 @@ class AsyncEngine:
             self._service.cancel(request_id)
             raise
 
-    async def unpin(self, pin_id: int, *, worker: int | None = None) -> None:
+    async def unpin(self, pin_id: int) -> None:
         """Gives a pin back; an unknown id raises RequestError."""
         await asyncio.wrap_future(self._service.call(lambda loop: loop.unpin(pin_id)))
 
-    async def reset_cache(self) -> int:
-        """Forgets every reusable block that nobody reads; returns the pages freed."""
+    async def foresee(self, uses: Sequence[PlannedUse], *, worker: int | None = None) -> None:
+        """Replaces what is known of the next use of resident pages; see `types.Generator`."""
+        validate_worker(worker, self.info)
+        await asyncio.wrap_future(self._service.call(lambda loop: loop.foresee(uses)))
+
+    async def reset_cache(self, *, worker: int | None = None) -> int:
+        """Forgets every reusable block that nobody reads or pins; returns the pages freed."""
+        validate_worker(worker, self.info)
         return await asyncio.wrap_future(self._service.call(lambda loop: loop.reset_cache()))
 
     def statistics(self) -> tuple[EngineStatistics, ...]:

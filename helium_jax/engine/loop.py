@@ -9,7 +9,7 @@ import random
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -29,6 +29,7 @@ from helium_jax.types import (
     FinishReason,
     GenerateRequest,
     ModelInfo,
+    PlannedUse,
     TokenEvent,
     TokenLogprobs,
     WarmPrefix,
@@ -163,6 +164,10 @@ class Loop:
     def unpin(self, pin_id: int) -> None:
         """Gives a pin back; an unknown id raises RequestError."""
         self._store.unpin(pin_id)
+
+    def foresee(self, uses: Iterable[PlannedUse]) -> None:
+        """Replaces what is known of the next use of resident blocks; see `types.Generator`."""
+        self._store.foresee(uses)
 
     def reset_cache(self) -> int:
         """Forgets every reusable block that nobody reads or pins; returns the pages freed."""

@@ -22,11 +22,7 @@ def validate_request(request: GenerateRequest, info: ModelInfo, *, pool_tokens: 
         RequestError: names the field, its value and the limit.
     """
     vocab_size, max_model_len = info.vocab_size, info.max_model_len
-    if request.worker is not None and not 0 <= request.worker < info.num_workers:
-        raise RequestError(
-            f"worker={request.worker} does not exist; workers are 0 to {info.num_workers - 1}",
-            param="worker",
-        )
+    validate_worker(request.worker, info)
     ids = request.token_ids
     if not ids:
         raise RequestError("the prompt is empty; it needs at least one token", param="prompt")
@@ -59,6 +55,18 @@ def validate_request(request: GenerateRequest, info: ModelInfo, *, pool_tokens: 
             f"{pool_tokens}; shorten the request, or serve with a larger --kv-memory",
             code="context_length_exceeded",
             param="prompt",
+        )
+
+
+def validate_worker(worker: int | None, info: ModelInfo) -> None:
+    """Refuses a worker that does not exist.
+
+    Raises:
+        RequestError: names the workers there are.
+    """
+    if worker is not None and not 0 <= worker < info.num_workers:
+        raise RequestError(
+            f"{worker=} does not exist; workers are 0 to {info.num_workers - 1}", param="worker"
         )
 
 

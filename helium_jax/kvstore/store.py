@@ -1,6 +1,7 @@
 """The one door of the KV store: match, attach, append, commit, release, pin, snapshot."""
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from collections.abc import Sequence as Indexable
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from helium_jax.kvstore.prefix_index import (
     make_root,
 )
 from helium_jax.kvstore.trial import Trial
-from helium_jax.types import CacheSnapshot
+from helium_jax.types import CacheSnapshot, PlannedUse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,6 +241,33 @@ class Store:
                     self._num_idle_pinned -= 1
                     if block.num_children == 0:
                         self._policy.add(block)
+
+    def foresee(self, uses: Iterable[PlannedUse]) -> None:
+        """Replaces the planned next use of the resident blocks that `uses` cover.
+
+        A block that several cover gets the nearest. Also places idle blocks anew in the eviction
+        order.
+        """
+        nearest: dict[Block, int | None] = {}
+        for use in uses:
+            table = self.open_table(salt=use.cache_salt)
+            self.extend_keys(table, use.token_ids)
+            for block in self._index.match(table.keys):
+                known = nearest.get(block)
+                if known is None or (use.next_use is not None and use.next_use < known):
+                    nearest[block] = use.next_use
+        for block, next_use in nearest.items():
+            self._set_next_use(block, next_use)
+
+    def _set_next_use(self, block: Block, next_use: int | None) -> None:
+        if block.next_use == next_use:
+            return
+        is_placed = block in self._policy
+        if is_placed:
+            self._policy.remove(block)
+        block.next_use = next_use
+        if is_placed:
+            self._policy.add(block)
 
     def reset(self) -> int:
         """Forgets every block that nobody reads and that is not pinned; returns the pages freed.
