@@ -1,0 +1,10 @@
+"""In which order and on which worker the calls of a plan run.
+
+What is planned here is a preference among calls that are ready. Not here: what a step is
+(`helium_jax.physical`), running it (`helium_jax.executor`), and the steps of a worker, which belong
+to its engine.
+"""
+
+from helium_jax.schedule.call_graph import CallGraph, CallNode, Segment
+
+__all__ = ["CallGraph", "CallNode", "Segment"]
