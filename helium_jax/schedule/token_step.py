@@ -1,0 +1,182 @@
+"""The paper's cost model: what an order of calls costs, in token steps (paper section 5).
+
+A call holds its unshared prompt and its growing answer in the KV cache for as many steps as it has
+output tokens; that product, over the worker's capacity, is its usage. Calls of a worker follow each
+other; a call that needs another one starts no earlier than that one's end plus its delay, one step
+per output token, which rewards putting independent calls between the two.
+
+A call is a number here: `operator * num_rows + row`, with the operator's place in the graph.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from helium_jax.schedule.call_graph import CallGraph, CallNode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """What becomes of an order of calls.
+
+    Attributes:
+        starts: of every call, in token steps.
+        ends: of every call; the calls that need it wait for its delay beyond that.
+        makespan: the last end.
+        prefill_tokens: prompt tokens that no call before on the same worker had.
+    """
+
+    starts: tuple[float, ...]
+    ends: tuple[float, ...]
+    makespan: float
+    prefill_tokens: float
+
+
+# Without slots, so that what is derived from the fields can be computed once and kept.
+@dataclass(frozen=True, kw_only=True)
+class TokenSteps:
+    """The cost model for the calls of one graph on given workers.
+
+    Attributes:
+        graph: the calls; one that is expected `repeats` times a row costs that many times as much.
+        capacities: KV tokens of each worker.
+        scale: of all times; the paper's a is scale / capacity.
+    """
+
+    graph: CallGraph
+    capacities: tuple[float, ...]
+    scale: float = 1.0
+
+    @property
+    def num_calls(self) -> int:
+        """How many calls there are: one per operator and row."""
+        return len(self.graph.nodes) * self.graph.num_rows
+
+    def split(self, call: int) -> tuple[CallNode, int]:
+        """The operator and row of a call."""
+        operator, row = divmod(call, self.graph.num_rows)
+        return self.graph.nodes[operator], row
+
+    @cached_property
+    def needs(self) -> tuple[tuple[int, ...], ...]:
+        """The calls that each call waits for."""
+        rows, place = self.graph.num_rows, self.graph.place
+        return tuple(
+            tuple(place[need] * rows + row for need in node.needs)
+            for node in self.graph.nodes
+            for row in range(rows)
+        )
+
+    @cached_property
+    def delays(self) -> tuple[float, ...]:
+        """Per call, the steps between its end and the start of what needs it."""
+        delays = [self.scale * node.output_tokens * node.repeats for node in self.graph.nodes]
+        return tuple(delay for delay in delays for _ in range(self.graph.num_rows))
+
+    @cached_property
+    def _prompts(self) -> tuple[float, ...]:
+        return tuple(node.prompt_tokens for node in self.graph.nodes)
+
+    @cached_property
+    def _decodes(self) -> tuple[float, ...]:
+        return tuple(n.output_tokens * (n.output_tokens + 1) / 2 for n in self.graph.nodes)
+
+    @cached_property
+    def _pairs(self) -> dict[int, tuple[tuple[str | None, float], ...]]:
+        """Memo of `_common`, by the two operators' places in one number."""
+        return {}
+
+    def shared(self, previous: int, call: int) -> float:
+        """Leading prompt tokens that two calls have in common."""
+        rows = self.graph.num_rows
+        first, first_row = divmod(previous, rows)
+        second, second_row = divmod(call, rows)
+        key = first * len(self.graph.nodes) + second
+        common = self._pairs.get(key)
+        if common is None:
+            common = self._pairs[key] = _common(self.graph.nodes[first], self.graph.nodes[second])
+        total = 0.0
+        for group, num_tokens in common:
+            if group is not None and first_row != second_row:
+                values = self.graph.values[group] if group else ()
+                if not group or values[first_row] != values[second_row]:
+                    break
+            total += num_tokens
+        return total
+
+    def usage(self, worker: int, previous: int | None, call: int) -> float:
+        """What `call` costs on `worker` directly after `previous`; None: it is the first there."""
+        operator = call // self.graph.num_rows
+        node = self.graph.nodes[operator]
+        prefill = self._prompts[operator]
+        if previous is not None:
+            prefill -= self.shared(previous, call)
+        work = node.output_tokens * prefill + self._decodes[operator]
+        return self.scale * node.repeats * work / self.capacities[worker]
+
+    def evaluate(self, orders: Sequence[Sequence[int]]) -> Timeline:
+        """Times of all calls when every worker keeps its order.
+
+        Args:
+            orders: for each worker its calls; together every call once.
+
+        Raises:
+            ValueError: a call is missing or there twice, or the orders wait for each other.
+        """
+        count = self.num_calls
+        if sorted(call for order in orders for call in order) != list(range(count)):
+            raise ValueError(f"the orders hold {orders!r}, not each of {count} calls once")
+        starts, ends = [0.0] * count, [-1.0] * count
+        clocks = [0.0] * len(orders)
+        nexts = [0] * len(orders)
+        prefilled, num_done = 0.0, 0
+        while num_done < count:
+            before = num_done
+            for worker, order in enumerate(orders):
+                while nexts[worker] < len(order):
+                    call = order[nexts[worker]]
+                    start = self.earliest(call, clocks[worker], ends)
+                    if start is None:
+                        break
+                    previous = order[nexts[worker] - 1] if nexts[worker] else None
+                    starts[call] = start
+                    ends[call] = start + self.usage(worker, previous, call)
+                    clocks[worker] = ends[call]
+                    prefilled += self._prompts[call // self.graph.num_rows]
+                    if previous is not None:
+                        prefilled -= self.shared(previous, call)
+                    nexts[worker] += 1
+                    num_done += 1
+            if num_done == before:
+                waiting = [
+                    order[n] for order, n in zip(orders, nexts, strict=True) if n < len(order)
+                ]
+                raise ValueError(f"the orders never come to the calls that {waiting} wait for")
+        return Timeline(
+            starts=tuple(starts),
+            ends=tuple(ends),
+            makespan=max(ends, default=0.0),
+            prefill_tokens=prefilled,
+        )
+
+    def earliest(self, call: int, clock: float, ends: Sequence[float]) -> float | None:
+        """When `call` can start on a worker that is free at `clock`.
+
+        `ends` has a negative number for calls without an end; None if one is needed.
+        """
+        start = clock
+        for need in self.needs[call]:
+            if ends[need] < 0.0:
+                return None
+            start = max(start, ends[need] + self.delays[need])
+        return start
+
+
+def _common(first: CallNode, second: CallNode) -> tuple[tuple[str | None, float], ...]:
+    """The segments that two operators may share: (None for static text, else its group; tokens)."""
+    common: list[tuple[str | None, float]] = []
+    for a, b in zip(first.segments, second.segments, strict=False):
+        if not a.key or a.key != b.key or a.is_static != b.is_static or a.group != b.group:
+            break
+        common.append((None if a.is_static else a.group, min(a.num_tokens, b.num_tokens)))
+    return tuple(common)
