@@ -6,16 +6,15 @@ from typing import Any
 import msgspec
 
 from helium_jax.errors import Problem
+from helium_jax.plan.control import Node, is_call
 from helium_jax.plan.nodes import (
     CallSettings,
     Chat,
     Completion,
     Const,
     Input,
-    Node,
     Param,
     Template,
-    is_call,
 )
 from helium_jax.plan.plan import Plan
 from helium_jax.plan.writing import write_settings

@@ -1,21 +1,23 @@
-"""The nodes of a plan: frozen values that name each other, never hold each other.
+"""The nodes that compute one value: frozen values that name each other, never hold each other.
 
 A node refers to its inputs by name, so that a plan with a wrong name or a cycle can be built, shown
 and refused with a good message, and so that a chain of ten thousand nodes needs no recursion.
+Regions of nodes (branch, loop, map, race) are in `helium_jax.plan.control`.
 """
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from helium_jax.plan.template import Slot, Text, slot_names
+from helium_jax.plan.template import Text
 from helium_jax.types import SamplingParams
 
 Value = str | int | float | bool
 ValueType = Literal["text", "int", "float", "bool"]
 Role = Literal["system", "user", "assistant"]
-Signature = str
+OnError = Literal["fail", "empty", "default"]
+SliceUnit = Literal["chars", "words", "lines"]
+ViewKind = Literal["text", "history", "echo", "last"]
 
 VALUE_TYPES: tuple[ValueType, ...] = ("text", "int", "float", "bool")
 ROLES: tuple[Role, ...] = ("system", "user", "assistant")
@@ -88,12 +90,21 @@ class CallSettings:
         stop: strings that end the answer and are not part of it.
         priority: lower runs sooner.
         cache: what the calls may share.
+        retries: how often a call that failed is made again.
+        timeout_s: seconds that one attempt may take from the moment its prompt is ready.
+        on_error: what a call that failed for good does: fail its row, or have the empty text or
+            `default` as its value.
+        default: the value of a failed call with on_error "default".
     """
 
     sampling: SamplingParams = field(default_factory=SamplingParams)
     stop: tuple[str, ...] = ()
     priority: int = 0
     cache: CachePolicy = CachePolicy()
+    retries: int = 0
+    timeout_s: float | None = None
+    on_error: OnError = "fail"
+    default: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,11 +117,17 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chat:
-    """A call with messages, through the model's chat template."""
+    """A call with messages, through the model's chat template.
+
+    Attributes:
+        history: a chat whose whole conversation, its answer included, comes before `messages`: the
+            name of a Chat, or of a carried name that begins and goes on with chats.
+    """
 
     name: str
     messages: tuple[Message, ...]
     settings: CallSettings = CallSettings()
+    history: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +140,73 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Function:
+    """A Python function that a library's plan may call; a plan file cannot hold one.
+
+    Attributes:
+        name: stands for the function in signatures and EXPLAIN: one name, one function.
+        call: takes the texts of the arguments and returns a text.
+        is_pure: equal texts give an equal text, so that it need not be called twice.
+    """
+
+    name: str
+    call: Callable[..., str]
+    is_pure: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lambda:
+    """A function of the values named in `args`, in this order; never called before it is needed."""
+
+    name: str
+    function: Function
+    args: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """A part of a text, with Python's rules for `start` and `stop`.
+
+    Attributes:
+        unit: words are what white space separates and are joined by one space; lines are joined by
+            line breaks.
+    """
+
+    name: str
+    source: str
+    start: int | None = None
+    stop: int | None = None
+    unit: SliceUnit = "chars"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Concat:
+    """The values of `sources`, in this order, with `separator` between them."""
+
+    name: str
+    sources: tuple[str, ...]
+    separator: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """Another look at one call: derived from it, never a call of its own.
+
+    Attributes:
+        source: a Chat or Completion, or a carried name that begins and goes on with such.
+        kind: "text" is the answer; "history" all messages, the answer as the assistant's last, as
+            a JSON list of {"role", "content"}; "last" the last of them as a JSON object; "echo"
+            the prompt and the answer as one text: directly for a completion, the contents of all
+            messages with blank lines between them for a chat. A completion's prompt counts as
+            one user message.
+    """
+
+    name: str
+    source: str
+    kind: ViewKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
     """A result of the plan: the value of `source`, under a name of its own."""
 
@@ -130,82 +214,4 @@ class Output:
     source: str
 
 
-Op = Const | Template | Chat | Completion
 Source = Input | Param
-Node = Source | Op
-
-
-def references(node: Node) -> tuple[str, ...]:
-    """The names a node needs, each once, in order of their first use."""
-    match node:
-        case Input() | Param() | Const():
-            return ()
-        case Template(text=text) | Completion(prompt=text):
-            return slot_names(text)
-        case Chat(messages=messages):
-            return slot_names(tuple(part for message in messages for part in message.content))
-
-
-def is_call(node: Node) -> bool:
-    """Whether the node calls a language model."""
-    return isinstance(node, Chat | Completion)
-
-
-def is_deterministic(node: Node) -> bool:
-    """Whether equal inputs always give equal values: everything but sampling without a seed."""
-    return not isinstance(node, Chat | Completion) or node.settings.sampling.is_deterministic
-
-
-def rename_references(op: Op, names: Mapping[str, str]) -> Op:
-    """The operator with its references replaced; `op` itself when none is in `names`."""
-    if not any(name in names for name in references(op)):
-        return op
-
-    def rename(text: Text) -> Text:
-        return tuple(
-            Slot(name=names.get(part.name, part.name)) if isinstance(part, Slot) else part
-            for part in text
-        )
-
-    match op:
-        case Template(name=name, text=text):
-            return Template(name=name, text=rename(text))
-        case Completion(name=name, prompt=prompt, settings=settings):
-            return Completion(name=name, prompt=rename(prompt), settings=settings)
-        case Chat(name=name, messages=messages, settings=settings):
-            turns = tuple(Message(role=m.role, content=rename(m.content)) for m in messages)
-            return Chat(name=name, messages=turns, settings=settings)
-        case Const():
-            return op
-
-
-def sign(node: Node, signatures: Mapping[str, Signature]) -> Signature:
-    """The node's signature, from those of its inputs: equal signatures mean equal values.
-
-    An operator's own name is no part of it, unless it draws: two draws are two values.
-    """
-
-    def spell(text: Text) -> tuple[object, ...]:
-        return tuple(
-            ("slot", signatures[part.name]) if isinstance(part, Slot) else part for part in text
-        )
-
-    identity: tuple[object, ...]
-    match node:
-        case Input(name=name, type=type_):
-            identity = ("input", name, type_)
-        case Param(name=name, type=type_):
-            identity = ("param", name, type_)
-        case Const(value=value):
-            identity = ("const", value)
-        case Template(text=text):
-            identity = ("template", spell(text))
-        case Completion(prompt=prompt, settings=settings):
-            identity = ("completion", spell(prompt), settings.sampling, settings.stop)
-        case Chat(messages=messages, settings=settings):
-            turns = tuple((message.role, spell(message.content)) for message in messages)
-            identity = ("chat", turns, settings.sampling, settings.stop)
-    if not is_deterministic(node):
-        identity = ("draw", node.name, identity)
-    # repr tells 1 from 1.0 from True and quotes strings, so no two identities spell the same.
-    return hashlib.blake2b(repr(identity).encode(), digest_size=16).hexdigest()

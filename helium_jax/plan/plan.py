@@ -11,18 +11,11 @@ import msgspec
 
 from helium_jax.errors import PlanError, Problem
 from helium_jax.plan import graph
+from helium_jax.plan.control import Node, Op, walk
 from helium_jax.plan.limits import RunLimits
-from helium_jax.plan.nodes import (
-    Input,
-    Node,
-    Op,
-    Output,
-    Param,
-    Signature,
-    references,
-    rename_references,
-    sign,
-)
+from helium_jax.plan.nodes import Input, Output, Param
+from helium_jax.plan.references import references, rename_references
+from helium_jax.plan.signature import Signature, sign
 from helium_jax.plan.writing import VERSION, write_input, write_limits, write_op, write_param
 
 
@@ -54,6 +47,11 @@ class Plan:
 
     def __hash__(self) -> int:
         return hash(self.plan_id)
+
+    @cached_property
+    def all_ops(self) -> tuple[Op, ...]:
+        """Every operator, those in bodies included, each before what it holds."""
+        return tuple(walk(self.ops))
 
     @cached_property
     def nodes(self) -> Mapping[str, Node]:

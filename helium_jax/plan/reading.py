@@ -2,6 +2,7 @@
 
 from typing import Any, cast, get_args
 
+from helium_jax.plan.control import Op
 from helium_jax.plan.fields import (
     check_fields,
     describe,
@@ -30,7 +31,6 @@ from helium_jax.plan.nodes import (
     Const,
     Input,
     Message,
-    Op,
     Output,
     Param,
     Role,

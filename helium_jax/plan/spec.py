@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from helium_jax.errors import Problem
 from helium_jax.plan import graph
+from helium_jax.plan.control import Op, is_call
 from helium_jax.plan.fields import describe
 from helium_jax.plan.findings import Findings
 from helium_jax.plan.limits import MAX_CALLS, MAX_INPUTS, MAX_OPS
@@ -16,12 +17,10 @@ from helium_jax.plan.nodes import (
     Chat,
     Completion,
     Const,
-    Op,
     Param,
     Template,
     Value,
     ValueType,
-    is_call,
 )
 from helium_jax.plan.plan import Plan, cycle_problems
 from helium_jax.plan.template import Text, is_name, slot_names

@@ -17,9 +17,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 NAME_PATTERN = r"[A-Za-z_][A-Za-z0-9_-]{0,63}"
+PATH_PATTERN = rf"{NAME_PATTERN}(?:/{NAME_PATTERN}){{0,7}}"  # sub/judge: a node of a sub-plan
 _NAME = re.compile(NAME_PATTERN)
+_PATH = re.compile(PATH_PATTERN)
 _OPENER = re.compile(r"(?P<slashes>\\*)(?P<opener>\{\{+|\{%)")
-_SLOT = re.compile(r"\{\{[ \t]*(" + NAME_PATTERN + r")[ \t]*\}\}")
+_SLOT = re.compile(r"\{\{[ \t]*(" + PATH_PATTERN + r")[ \t]*\}\}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +41,11 @@ class TemplateSyntaxError(ValueError):
 def is_name(value: str) -> bool:
     """Whether `value` may name an input, a parameter, an operator or an output."""
     return _NAME.fullmatch(value) is not None
+
+
+def is_path(value: str) -> bool:
+    """Whether `value` may name an operator: a name, or that of a sub-plan's node, `sub/name`."""
+    return _PATH.fullmatch(value) is not None
 
 
 def parse_template(source: str) -> Text:

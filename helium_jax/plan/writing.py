@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from helium_jax.plan.control import Op
 from helium_jax.plan.limits import RunLimits
 from helium_jax.plan.nodes import (
     CachePolicy,
@@ -10,7 +11,6 @@ from helium_jax.plan.nodes import (
     Completion,
     Const,
     Input,
-    Op,
     Param,
     Template,
 )

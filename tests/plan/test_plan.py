@@ -17,7 +17,7 @@ from helium_jax.plan import (
     Slot,
     Template,
 )
-from helium_jax.plan.nodes import is_deterministic
+from helium_jax.plan.control import is_deterministic
 from helium_jax.types import SamplingParams
 from tests.plan.strategies import plans
 
