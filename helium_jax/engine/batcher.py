@@ -153,7 +153,7 @@ def _find_pages(
         for sequence, position, _, _ in decodes
         if position == len(sequence.table.pages) * page_size
     ]
-    if len(growing) <= trial.num_available:
+    if len(growing) <= trial.num_possible:
         trial.take(len(growing))
         return [(sequence, 1) for sequence in growing], []
     in_need = set(growing)
@@ -164,7 +164,7 @@ def _find_pages(
     while i < len(served):
         sequence = served[i]
         if sequence in in_need:
-            if trial.num_available == 0:
+            if trial.num_possible == 0:
                 victim = served.pop()
                 trial.release(victim.table)
                 preemptions.append(victim)
@@ -255,7 +255,11 @@ class _Prefill:
         if self._budget == 0:
             return False
         num_pages = -(-known // page_size) - num_matched
-        left = self._trial.num_available - self._trial.count_idle(resident) - num_pages
+        trial = self._trial
+        left = trial.num_available - trial.count_idle(resident, is_pinned=False) - num_pages
+        if self._num_running == 0:
+            # Pins give way to whoever would wait for ever, not to who only waits for its turn.
+            left += trial.num_surrenderable - trial.count_idle(resident, is_pinned=True)
         if left < self._headroom(sequence):
             return False
         self._trial.attach(resident)

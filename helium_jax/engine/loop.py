@@ -55,6 +55,7 @@ class _Active:
         is_reported: some tokens were handed out, and the prompt's usage with them.
         warmed: answered when a warm sequence ends; None for requests.
         pin: whether to pin what was warmed.
+        pin_value: what that pin is worth.
     """
 
     sequence: Sequence
@@ -63,6 +64,7 @@ class _Active:
     is_reported: bool = False
     warmed: Future[WarmReceipt] | None = None
     pin: bool = False
+    pin_value: float = 0.0
 
 
 @dataclass(slots=True)
@@ -152,6 +154,7 @@ class Loop:
         active = self._enqueue(request, is_warm=True)
         active.warmed = Future()
         active.pin = prefix.pin
+        active.pin_value = prefix.value
         if active.sequence.is_warmed:  # shorter than a block: nothing to do
             self._finish(active, FinishReason.LENGTH)
         return active.warmed
@@ -410,7 +413,7 @@ class Loop:
         """What a finished warm sequence left in the store; pins it when that was asked."""
         sequence = active.sequence
         resident = len(self._store.match(sequence.table, len(sequence.table.keys)))
-        pinned = self._store.pin(sequence.table) if active.pin else None
+        pinned = self._store.pin(sequence.table, value=active.pin_value) if active.pin else None
         return WarmReceipt(
             resident=resident * self._config.page_size,
             computed=sequence.most_computed - (sequence.kv_cached or 0),

@@ -1,7 +1,7 @@
 """The invariants of the store, recomputed from scratch."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from helium_jax.kvstore.eviction import EvictionPolicy
 from helium_jax.kvstore.page_pool import PagePool
@@ -16,7 +16,7 @@ def find_broken_invariant(
     index: PrefixIndex,
     policy: EvictionPolicy,
     tables: Iterable[PageTable],
-    pins: Mapping[int, list[Block]],
+    pins: Iterable[list[Block]],
     snapshot: CacheSnapshot,
     num_available: int,
     pin_pages: int,
@@ -63,7 +63,7 @@ def find_broken_invariant(
         if places != 1:
             return f"{page=} is in {places} places, not in one"
     children = Counter(block.parent for block in blocks if block.parent is not None)
-    pinned = Counter(block for held in pins.values() for block in held)
+    pinned = Counter(block for held in pins for block in held)
     num_idle_unpinned = 0
     for block in blocks:
         if block.parent is not None and block.parent not in residents:

@@ -6,7 +6,9 @@ digests cannot be guessed, nor compared between stores, models or salts.
 """
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Sequence as Indexable
+from collections.abc import ValuesView
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple
@@ -38,7 +40,8 @@ class Block:
         page: page id. May change while nobody reads the block.
         num_children: resident blocks that follow it directly.
         num_pins: pins that cover it.
-        next_use: planned next use stated by the last sequence that read it; None is unknown.
+        next_use: planned next use; None is unknown.
+        hinted_at: epoch in which `next_use` was set; see `Hints`.
         last_used: time of its last release, in the store's ticks.
     """
 
@@ -48,6 +51,7 @@ class Block:
     num_children: int = 0
     num_pins: int = 0
     next_use: int | None = None
+    hinted_at: int = 0
     last_used: int = 0
 
 
@@ -83,8 +87,9 @@ class PrefixIndex:
     def __len__(self) -> int:
         return len(self._blocks)
 
-    def blocks(self) -> tuple[Block, ...]:
-        return tuple(self._blocks.values())
+    def blocks(self) -> ValuesView[Block]:
+        """All residents; changes with the index."""
+        return self._blocks.values()
 
     def get(self, key: BlockKey) -> Block | None:
         """The resident block with this key; None if there is none, or only one whose hash agrees
@@ -105,6 +110,10 @@ class PrefixIndex:
                 break
             matched.append(block)
         return matched
+
+    def count_match(self, keys: Indexable[BlockKey]) -> int:
+        """How many blocks `match` would find, in O(log n): parents of residents are resident."""
+        return bisect_left(keys, True, key=lambda key: self.get(key) is None)
 
     def add(self, key: BlockKey, parent: Block | None, page: int) -> Block:
         """Makes a block resident; its digest must not be."""

@@ -1,16 +1,17 @@
 """The one door of the KV store: match, attach, append, commit, release, pin, snapshot."""
 
-from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Indexable
 from dataclasses import dataclass
 
 from helium_jax.config import ResolvedEngineConfig
-from helium_jax.errors import InternalError, RequestError
+from helium_jax.errors import InternalError
 from helium_jax.kvstore.eviction import EvictionPolicy, HeapPolicy
+from helium_jax.kvstore.hints import Hints
 from helium_jax.kvstore.invariants import find_broken_invariant
 from helium_jax.kvstore.page_pool import PagePool
 from helium_jax.kvstore.page_table import PageTable
+from helium_jax.kvstore.pins import Pin, Pins
 from helium_jax.kvstore.prefix_index import (
     DIGEST_BYTES,
     Block,
@@ -18,6 +19,8 @@ from helium_jax.kvstore.prefix_index import (
     extend_keys,
     make_root,
 )
+from helium_jax.kvstore.regret import Regret
+from helium_jax.kvstore.trace import Recorder
 from helium_jax.kvstore.trial import Trial
 from helium_jax.types import CacheSnapshot, PlannedUse
 
@@ -49,6 +52,7 @@ class Store:
         prefix_caching: False makes every page private.
         policy: eviction order; defaults to plan-aware, then least recently used.
         num_remembered: evicted digests remembered to count regret; defaults to four pools' worth.
+        recorder: is told of every use, for a trace.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Store:
         prefix_caching: bool = True,
         policy: EvictionPolicy | None = None,
         num_remembered: int | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.page_size = page_size
         self.num_pages = num_pages
@@ -72,24 +77,29 @@ class Store:
         self._pool = PagePool(num_pages)
         self._index = PrefixIndex()
         self._policy = HeapPolicy() if policy is None else policy
+        self._hints = Hints(self._policy, num_pages)
         self._tables: set[PageTable] = set()
-        self._pins: dict[int, list[Block]] = {}
-        self._next_pin_id = 1
+        self._recorder = recorder
+        self._pins = Pins()
         self._clock = 0
         self._num_cached = 0
         self._num_pinned = 0
         self._num_idle_pinned = 0
-        self._evicted: OrderedDict[bytes, None] = OrderedDict()
-        self._num_remembered = 4 * num_pages if num_remembered is None else num_remembered
+        self._num_surrendered = 0
+        self._regret = Regret(4 * num_pages if num_remembered is None else num_remembered)
         self._queried_tokens = 0
         self._hit_tokens = 0
-        self._evicted_pages = 0
-        self._evicted_then_needed_tokens = 0
 
     @property
     def num_available(self) -> int:
-        """Pages that `append` can hand out: free ones and those of idle, unpinned blocks."""
+        """Pages that `append` can hand out without touching a pin: free ones and those of idle,
+        unpinned blocks."""
         return self._pool.num_free + self._num_cached - self._num_idle_pinned
+
+    @property
+    def num_surrenderable(self) -> int:
+        """Pages that `append` can hand out beyond that, by giving pins up."""
+        return self._num_idle_pinned
 
     def open_table(self, *, salt: str = "", next_use: int | None = None) -> PageTable:
         """A table without pages; it costs nothing until `attach` or `append`."""
@@ -106,6 +116,10 @@ class Store:
         next verb that does."""
         return self._index.match(table.keys[:max_blocks])
 
+    def count_match(self, table: PageTable, max_blocks: int) -> int:
+        """How many blocks `match` would find, in O(log n)."""
+        return self._index.count_match(table.keys[:max_blocks])
+
     def attach(self, table: PageTable, num_blocks: int) -> int:
         """Takes references on the resident leading blocks up to `num_blocks`; returns how many
         the table has now. The table must not have private pages."""
@@ -115,21 +129,25 @@ class Store:
             if references[block.page] == 0:
                 self._end_idle(block)
             references[block.page] += 1
+            self._hints.read(block, table.next_use)
             table.pages.append(block.page)
             table.blocks.append(block)
         if table.pages:
             self._tables.add(table)
+            self._record(table)
         return len(table.blocks)
 
     def append(self, table: PageTable, num_pages: int) -> None:
-        """Adds private pages, evicting idle blocks when the free ones run out.
+        """Adds private pages, evicting idle blocks when the free ones run out, and giving up pins,
+        the least valuable first, when those do.
 
         Raises:
-            InternalError: fewer than `num_pages` are available; nothing was changed.
+            InternalError: fewer than `num_pages` can be had; nothing was changed.
         """
-        if num_pages > self.num_available:
+        num_possible = self.num_available + self.num_surrenderable
+        if num_pages > num_possible:
             raise InternalError(
-                f"{num_pages=} were asked for and {self.num_available} are available; "
+                f"{num_pages=} were asked for and {num_possible} can be had; "
                 "the batcher must preempt first"
             )
         for _ in range(num_pages):
@@ -138,6 +156,7 @@ class Store:
             table.pages.append(self._pool.take())
         if table.pages:
             self._tables.add(table)
+            self._record(table)
 
     def commit(self, table: PageTable, num_tokens: int) -> None:
         """Makes the full blocks among the first `num_tokens` tokens shareable.
@@ -157,20 +176,21 @@ class Store:
             if block is None:
                 if self._index.has_digest(key.digest):
                     return  # equal hashes of unequal tokens: this sequence's blocks stay private
-                if key.digest in self._evicted:
-                    del self._evicted[key.digest]
-                    self._evicted_then_needed_tokens += self.page_size
+                self._regret.computed(key.digest)
                 block = self._index.add(key, parent, page)
             elif references[block.page] == 0:
                 # Nobody reads the older page: the block moves to ours, and that one is free.
                 self._end_idle(block)
                 self._pool.give_back(block.page)
                 block.page = page
+                self._hints.read(block, table.next_use)
             else:
                 # Both pages are being read; ours cannot go before this step is on its way.
                 references[block.page] += 1
                 table.copies.append(i)
+                self._hints.read(block, table.next_use)
             table.blocks.append(block)
+        self._record(table)
 
     def release(self, table: PageTable, *, is_damaged: bool = False) -> None:
         """Gives back all pages of a table, which may be used again from empty.
@@ -188,7 +208,7 @@ class Store:
                 self._pool.give_back(page)
             if block is not None:
                 references[block.page] -= 1
-                block.next_use = table.next_use
+                self._hints.release(block, table.next_use)
                 block.last_used = self._clock
                 if references[block.page] == 0:
                     self._begin_idle(block)
@@ -199,13 +219,18 @@ class Store:
         table.blocks.clear()
         table.copies.clear()
         self._tables.discard(table)
+        if self._recorder is not None:
+            self._recorder.released(table)
 
-    def pin(self, table: PageTable) -> Pinned:
+    def pin(self, table: PageTable, *, value: float = 0.0) -> Pinned:
         """Keeps the resident leading blocks of `table.keys` from eviction, as many as the budget
-        allows; the table needs no pages."""
+        allows when less valuable pins have given way; the table needs no pages."""
         blocks: list[Block] = []
         for block in self._index.match(table.keys):
             if block.num_pins == 0:
+                while self._num_pinned == self.pin_pages:
+                    if not self._surrender(lambda pin: pin.value < value):
+                        break
                 if self._num_pinned == self.pin_pages:
                     break
                 self._num_pinned += 1
@@ -217,10 +242,7 @@ class Store:
             blocks.append(block)
         if not blocks:
             return Pinned(pin_id=None, num_blocks=0)
-        pin_id = self._next_pin_id
-        self._next_pin_id += 1
-        self._pins[pin_id] = blocks
-        return Pinned(pin_id=pin_id, num_blocks=len(blocks))
+        return Pinned(pin_id=self._pins.add(blocks, value), num_blocks=len(blocks))
 
     def unpin(self, pin_id: int) -> None:
         """Gives a pin back.
@@ -228,19 +250,7 @@ class Store:
         Raises:
             RequestError: there is no such pin.
         """
-        blocks = self._pins.pop(pin_id, None)
-        if blocks is None:
-            raise RequestError(
-                f"{pin_id=} is not pinned (any more); use the pin_id that warming returned, once"
-            )
-        for block in reversed(blocks):
-            block.num_pins -= 1
-            if block.num_pins == 0:
-                self._num_pinned -= 1
-                if self._pool.references[block.page] == 0:
-                    self._num_idle_pinned -= 1
-                    if block.num_children == 0:
-                        self._policy.add(block)
+        self._end_pin(self._pins.remove(pin_id))
 
     def foresee(self, uses: Iterable[PlannedUse]) -> None:
         """Replaces the planned next use of the resident blocks that `uses` cover.
@@ -257,17 +267,7 @@ class Store:
                 if known is None or (use.next_use is not None and use.next_use < known):
                     nearest[block] = use.next_use
         for block, next_use in nearest.items():
-            self._set_next_use(block, next_use)
-
-    def _set_next_use(self, block: Block, next_use: int | None) -> None:
-        if block.next_use == next_use:
-            return
-        is_placed = block in self._policy
-        if is_placed:
-            self._policy.remove(block)
-        block.next_use = next_use
-        if is_placed:
-            self._policy.add(block)
+            self._hints.replace(block, next_use)
 
     def reset(self) -> int:
         """Forgets every block that nobody reads and that is not pinned; returns the pages freed.
@@ -278,7 +278,7 @@ class Store:
         while len(self._policy):
             self._pool.give_back(self._drop(self._policy.pop()))
             num_freed += 1
-        self._evicted.clear()
+        self._regret.forget()
         return num_freed
 
     def count_lookup(self, queried_tokens: int, hit_tokens: int) -> None:
@@ -298,13 +298,14 @@ class Store:
             num_pinned=self._num_pinned,
             queried_tokens=self._queried_tokens,
             hit_tokens=self._hit_tokens,
-            evicted_pages=self._evicted_pages,
-            evicted_then_needed_tokens=self._evicted_then_needed_tokens,
+            evicted_pages=self._regret.num_evicted,
+            evicted_then_needed_tokens=self._regret.num_needed * self.page_size,
+            surrendered_pins=self._num_surrendered,
         )
 
     def trial(self) -> Trial:
         """A ledger to try allocations on; valid until the store changes."""
-        return Trial(self._pool.references, self.num_available)
+        return Trial(self._pool.references, self.num_available, self.num_surrenderable)
 
     def _begin_idle(self, block: Block) -> None:
         self._num_cached += 1
@@ -336,12 +337,35 @@ class Store:
         return block.page
 
     def _evict(self) -> None:
+        while len(self._policy) == 0 and self._surrender(self._has_idle_block):
+            pass
         block = self._policy.pop()
         self._pool.give_back(self._drop(block))
-        self._evicted_pages += 1
-        self._evicted[block.key.digest] = None
-        if len(self._evicted) > self._num_remembered:
-            self._evicted.popitem(last=False)
+        self._regret.evicted(block.key.digest)
+        self._hints.expire(self._index.blocks(), num_evicted=self._regret.num_evicted)
+
+    def _has_idle_block(self, pin: Pin) -> bool:
+        return any(self._pool.references[block.page] == 0 for block in pin.blocks)
+
+    def _surrender(self, may_go: Callable[[Pin], bool]) -> bool:
+        blocks = self._pins.surrender(may_go)
+        self._end_pin(blocks)
+        self._num_surrendered += bool(blocks)
+        return bool(blocks)
+
+    def _end_pin(self, blocks: list[Block]) -> None:
+        for block in reversed(blocks):
+            block.num_pins -= 1
+            if block.num_pins == 0:
+                self._num_pinned -= 1
+                if self._pool.references[block.page] == 0:
+                    self._num_idle_pinned -= 1
+                    if block.num_children == 0:
+                        self._policy.add(block)
+
+    def _record(self, table: PageTable) -> None:
+        if self._recorder is not None:
+            self._recorder.changed(table)
 
     def _merge_copies(self, table: PageTable) -> None:
         """Lets the table read the shared page of blocks it has a copy of, and frees the copy."""
@@ -363,7 +387,7 @@ class Store:
             index=self._index,
             policy=self._policy,
             tables=self._tables,
-            pins=self._pins,
+            pins=self._pins.held(),
             snapshot=self.snapshot(),
             num_available=self.num_available,
             pin_pages=self.pin_pages,
@@ -373,13 +397,11 @@ class Store:
 
 
 def make_store(config: ResolvedEngineConfig, *, model_version: str, secret: bytes) -> Store:
-    """The store of an engine. Pins never take the room that one longest sequence needs."""
-    longest = -(-config.max_model_len // config.page_size)
-    pin_pages = min(int(config.pin_budget * config.num_pages), config.num_pages - longest)
+    """The store of an engine."""
     return Store(
         page_size=config.page_size,
         num_pages=config.num_pages,
-        pin_pages=max(pin_pages, 0),
+        pin_pages=int(config.pin_budget * config.num_pages),
         model_version=model_version,
         secret=secret[: 2 * DIGEST_BYTES],
         prefix_caching=config.prefix_caching,

@@ -1,14 +1,12 @@
 """The store by example: sharing, copies, pins, counters."""
 
-import dataclasses
-
 import pytest
 
-from helium_jax.config import ResolvedEngineConfig
 from helium_jax.errors import InternalError, RequestError
+from helium_jax.kvstore.hints import HINT_TURNOVERS
 from helium_jax.kvstore.prefix_index import BlockKey
-from helium_jax.kvstore.store import Store, make_store
-from helium_jax.types import CacheSnapshot
+from helium_jax.kvstore.store import Store
+from helium_jax.types import CacheSnapshot, PlannedUse
 
 SECRET = bytes(32)
 
@@ -154,7 +152,7 @@ def test_eviction_spares_what_the_plan_needs_soonest():
 def test_append_beyond_what_is_available_changes_nothing():
     store = make(num_pages=3)
     table = write(store, range(8))
-    with pytest.raises(InternalError, match="num_pages=2 were asked for and 1 are available"):
+    with pytest.raises(InternalError, match="num_pages=2 were asked for and 1 can be had"):
         store.append(table, 2)
     store.verify()
     assert len(table.pages) == 2
@@ -272,9 +270,10 @@ def test_a_trial_agrees_with_what_then_happens():
     trial.release(running)
     assert trial.num_available == 7
     matched = store.match(follower, 2)
-    assert trial.count_idle(matched) == 1
+    assert [trial.count_idle(matched, is_pinned=pinned) for pinned in (False, True)] == [1, 1]
     trial.attach(matched)
     trial.take(1)
+    assert trial.num_surrenderable == 0
     store.release(copying)
     store.release(running)
     store.attach(follower, 2)
@@ -305,18 +304,131 @@ def test_verify_sees_damage(damage, problem):
         store.verify()
 
 
-@pytest.mark.parametrize(
-    ("num_pages", "max_model_len", "pin_pages"),
-    [(100, 40, 50), (15, 40, 5), (10, 40, 0), (8, 40, 0)],
-)
-def test_pins_leave_room_for_one_longest_sequence(num_pages, max_model_len, pin_pages):
-    names = [field.name for field in dataclasses.fields(ResolvedEngineConfig)]
-    choices = {
-        "page_size": 4,
-        "num_pages": num_pages,
-        "max_model_len": max_model_len,
-        "pin_budget": 0.5,
-        "prefix_caching": True,
-    }
-    config = ResolvedEngineConfig(**{name: choices.get(name) for name in names})
-    assert make_store(config, model_version="", secret=SECRET).pin_pages == pin_pages
+def make_pinned(store, token, *, value):
+    """An idle pinned prefix of one block."""
+    store.release(table := write(store, [token] * 4))
+    pinned = store.pin(table, value=value)
+    assert pinned.pin_id is not None
+    return pinned.pin_id
+
+
+def test_5_10_the_least_valuable_pin_goes_when_nothing_else_is_left():
+    store = make(num_pages=4, pin_pages=3)
+    pins = [make_pinned(store, token, value=value) for token, value in ((1, 5), (2, 1), (3, 9))]
+    table = store.open_table()
+    store.append(table, 1)
+    assert store.snapshot().surrendered_pins == 0
+    store.append(table, 1)
+    store.verify()
+    assert [num_matched(store, [token] * 4) for token in (1, 2, 3)] == [1, 0, 1]
+    assert store.snapshot().surrendered_pins == 1
+    for pin_id in pins:  # giving back what was taken is no error
+        store.unpin(pin_id)
+    store.verify()
+    assert store.num_available == 2
+
+
+def test_5_10_with_every_page_pinned_all_of_them_can_still_be_had():
+    store = make(num_pages=4, pin_pages=4)
+    for token in range(4):
+        make_pinned(store, token, value=token)
+    assert (store.num_available, store.num_surrenderable) == (0, 4)
+    table = store.open_table()
+    store.append(table, 4)
+    store.verify()
+    assert store.snapshot().surrendered_pins == 4
+    store.release(table)
+    assert store.snapshot().num_free == 4
+
+
+def test_a_pin_that_is_being_read_is_not_given_up_for_nothing():
+    store = make(num_pages=4, pin_pages=4)
+    reader = write(store, [1] * 4)
+    store.pin(reader, value=1)
+    make_pinned(store, 2, value=7)
+    store.append(store.open_table(), 3)
+    assert num_matched(store, [2] * 4) == 0
+    store.release(reader)
+    assert store.num_surrenderable == 1
+    store.verify()
+
+
+def test_a_better_pin_displaces_a_lesser_one_when_the_budget_is_spent():
+    store = make(pin_pages=2)
+    lesser = make_pinned(store, 1, value=1)
+    make_pinned(store, 2, value=3)
+    store.release(table := write(store, [3] * 4))
+    assert store.pin(table, value=1).pin_id is None  # equals stay
+    assert store.pin(table, value=2).num_blocks == 1
+    store.verify()
+    assert store.snapshot().surrendered_pins == 1
+    assert num_matched(store, [1] * 4) == 1  # it lost its pin, not its place
+    store.unpin(lesser)
+
+
+def evict_one_by_one(store, tokens):
+    """Which of the prefixes of one block are there before each eviction until none is."""
+    table = store.open_table()
+    store.append(table, store.snapshot().num_free)
+    order = []
+    while any(num_matched(store, [token] * 4) for token in tokens):
+        before = [token for token in tokens if num_matched(store, [token] * 4)]
+        store.append(table, 1)
+        order += [token for token in before if not num_matched(store, [token] * 4)]
+    return order
+
+
+def test_what_is_foreseen_places_idle_blocks_anew():
+    store = make(num_pages=4)
+    for token, next_use in ((1, 1), (2, 2), (3, None), (4, 3)):
+        store.release(write(store, [token] * 4, next_use=next_use))
+    store.foresee(
+        [
+            PlannedUse(token_ids=(3,) * 4, next_use=0),
+            PlannedUse(token_ids=(1,) * 4, next_use=None),
+            PlannedUse(token_ids=(9,) * 4, next_use=5),  # not resident
+        ]
+    )
+    store.verify()
+    assert evict_one_by_one(store, (1, 2, 3, 4)) == [1, 4, 2, 3]
+
+
+def test_a_block_that_several_foreseen_prefixes_cover_gets_the_nearest_use():
+    store = make(num_pages=3)
+    store.release(write(store, [1] * 12))
+    store.foresee(
+        [
+            PlannedUse(token_ids=(1,) * 12),
+            PlannedUse(token_ids=(1,) * 4, next_use=2),
+            PlannedUse(token_ids=(1,) * 8, next_use=6),
+        ]
+    )
+    assert [block.next_use for block in store.match(write(store, [1] * 12), 3)] == [2, 6, None]
+
+
+def test_a_reader_without_a_plan_leaves_what_a_plan_said():
+    store = make()
+    store.release(write(store, [1] * 8, next_use=4))
+    store.release(write(store, [1] * 8))
+    store.release(later := write(store, [1] * 8, next_use=9))  # what was foreseen has come
+    store.extend_keys(later, [1] * 8)
+    assert [block.next_use for block in store.match(later, 2)] == [9, 9]
+
+
+def test_the_nearest_of_several_readers_counts():
+    store = make()
+    readers = [write(store, [1] * 8, next_use=next_use) for next_use in (7, 3, 5)]
+    for reader in readers:
+        store.release(reader)
+    assert [block.next_use for block in store.match(readers[0], 2)] == [3, 3]
+
+
+def test_hints_of_somebody_who_went_without_a_word_expire():
+    store = make(num_pages=4)
+    store.release(forgotten := write(store, [1] * 4, next_use=0))
+    store.release(renewed := write(store, [2] * 4, next_use=1))
+    for token in range(10, 10 + 3 * HINT_TURNOVERS * 4):
+        store.release(write(store, [token] * 4))
+        store.foresee([PlannedUse(token_ids=(2,) * 4, next_use=1)])
+    store.verify()
+    assert (len(store.match(forgotten, 1)), len(store.match(renewed, 1))) == (0, 1)

@@ -14,6 +14,7 @@ from hypothesis.stateful import (
 from helium_jax.kvstore.eviction import HeapPolicy, least_recently_used_order, plan_aware_order
 from helium_jax.kvstore.page_table import PageTable
 from helium_jax.kvstore.store import Store
+from helium_jax.types import PlannedUse
 
 PAGE_SIZE = 2
 
@@ -35,6 +36,7 @@ class StoreMachine(RuleBasedStateMachine):
             secret=bytes(32),
             policy=HeapPolicy(order),
         )
+        self.order = order
         self.open: list[tuple[PageTable, list[int], str]] = []
         self.pins: list[tuple[int, tuple[int, ...], str]] = []
         self.contents: dict[int, tuple[str, tuple[int, ...]]] = {}
@@ -67,10 +69,13 @@ class StoreMachine(RuleBasedStateMachine):
         attached = self.store.attach(table, min(num_blocks, len(table.keys)))
         assert attached == min(num_blocks, len(table.keys), resident)
         need = -(-len(tokens) // PAGE_SIZE) - attached
-        if need > self.store.num_available:
+        available = self.store.num_available
+        if need > available + self.store.num_surrenderable:
             self.store.release(table)
             return
+        surrendered = self.store.snapshot().surrendered_pins
         self.store.append(table, need)
+        assert (self.store.snapshot().surrendered_pins > surrendered) == (need > available)
         self.open.append((table, tokens, salt))
 
     @precondition(lambda self: self.open)
@@ -99,11 +104,15 @@ class StoreMachine(RuleBasedStateMachine):
             assert self.matched(tokens, salt) >= committed
         assert (table.pages, table.blocks, table.copies) == ([], [], [])
 
-    @rule(tokens=st.lists(st.integers(1, 2), max_size=12), salt=st.sampled_from(["", "b"]))
-    def pin(self, tokens, salt):
+    @rule(
+        tokens=st.lists(st.integers(1, 2), max_size=12),
+        salt=st.sampled_from(["", "b"]),
+        value=st.integers(0, 2),
+    )
+    def pin(self, tokens, salt, value):
         table = self.store.open_table(salt=salt)
         self.store.extend_keys(table, tokens)
-        pinned = self.store.pin(table)
+        pinned = self.store.pin(table, value=value)
         if pinned.pin_id is not None:
             covered = tuple(tokens[: pinned.num_blocks * PAGE_SIZE])
             self.pins.append((pinned.pin_id, covered, salt))
@@ -114,6 +123,22 @@ class StoreMachine(RuleBasedStateMachine):
         pin = data.draw(st.sampled_from(self.pins))
         self.pins.remove(pin)
         self.store.unpin(pin[0])
+
+    @rule(
+        uses=st.lists(
+            st.tuples(
+                st.lists(st.integers(1, 2), max_size=12),
+                st.sampled_from(["", "b"]),
+                st.one_of(st.none(), st.integers(0, 3)),
+            ),
+            max_size=4,
+        )
+    )
+    def foresee(self, uses):
+        self.store.foresee(
+            PlannedUse(token_ids=tuple(tokens), cache_salt=salt, next_use=next_use)
+            for tokens, salt, next_use in uses
+        )
 
     @rule()
     def reset(self):
@@ -130,13 +155,26 @@ class StoreMachine(RuleBasedStateMachine):
                 expected = (salt, tuple(tokens[: (i + 1) * PAGE_SIZE]))
                 assert self.contents[table.pages[i]] == expected
                 assert self.contents[table.blocks[i].page] == expected
-        for _, covered, salt in self.pins:
-            assert self.matched(covered, salt) == len(covered) // PAGE_SIZE, "a pin was lost"
+        num_lost = sum(
+            self.matched(covered, salt) < len(covered) // PAGE_SIZE
+            for _, covered, salt in self.pins
+        )
+        assert num_lost <= self.store.snapshot().surrendered_pins, "a pin was lost"
         snapshot = self.store.snapshot()
         counters = (snapshot.evicted_pages, snapshot.evicted_then_needed_tokens)
         assert counters >= self.counters
         assert counters[1] <= counters[0] * PAGE_SIZE
         self.counters = counters
+
+    def teardown(self):
+        if not hasattr(self, "store"):
+            return
+        policy = self.store._policy
+        while len(policy):  # whatever was foreseen since it was offered
+            first = min(
+                self.order(block) for block in self.store._index.blocks() if block in policy
+            )
+            assert self.order(policy.pop()) == first
 
 
 def test_pages_hold_what_the_index_says_whatever_is_done():
