@@ -1,6 +1,7 @@
 """Measures a helium-tiny folder on held-out tasks and writes its model card.
 
 python tools/tiny_card.py helium_jax/builtin/helium-tiny --hardware "2 cores of ..."
+python tools/tiny_card.py helium_jax/builtin/helium-tiny --int8
 """
 
 import argparse
@@ -16,6 +17,7 @@ from train_tiny import RECORD, evaluate, held_out
 
 from helium_jax.builtin.tasks import SCENE_TASKS, SHORT_TASKS, Task
 from helium_jax.models.checkpoint import load_hf
+from helium_jax.models.quantize import quantize
 
 _WHAT = {
     "lookup": "the value of one key",
@@ -37,11 +39,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--each", type=int, default=200, help="tasks of a kind and length")
     parser.add_argument("--seed", type=int, default=1, help="of the held-out tasks")
-    parser.add_argument("--hardware", required=True, help="what it was trained on")
+    parser.add_argument("--hardware", default="", help="what it was trained on, for the card")
+    parser.add_argument("--int8", action="store_true", help="print int8 accuracy, write no card")
     parser.add_argument("--remarks", default="", help="what to say below the tables")
     args = parser.parse_args()
 
     loaded = load_hf(args.folder, dtype="float32")
+    params = quantize(loaded.params) if args.int8 else loaded.params
     config = loaded.config
     tokenizer = Tokenizer.from_file(str(args.folder / "tokenizer.json"))
     packer = Packer(tokenizer)
@@ -52,8 +56,10 @@ def main() -> None:
         if num_facts != _FACTS[0]:
             tasks = [task for task in tasks if task.kind in SCENE_TASKS]
         lengths = [_num_tokens(tokenizer, task) for task in tasks]
-        scores[num_facts] = evaluate(loaded.params, config, packer, tasks, num_facts)
+        scores[num_facts] = evaluate(params, config, packer, tasks, num_facts)
         print(num_facts, json.dumps(scores[num_facts]), flush=True)
+    if args.int8:
+        return
     records = [json.loads(line) for line in (args.folder / RECORD).read_text().splitlines()]
     hf = json.loads((args.folder / "config.json").read_text())
     shape = (
