@@ -1,33 +1,30 @@
 """Plan to physical plan: parameters and constants become literals, nodes become steps."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from helium_jax.errors import PlanError, Problem
-from helium_jax.physical.operators import (
-    Apply,
-    Generate,
-    Hold,
-    PhysicalOperator,
-    Read,
-    Turn,
-    render_value,
-)
+from helium_jax.physical import operators as physical
+from helium_jax.physical.operators import Hold, PhysicalOperator, Read, Region, Turn, render_value
+from helium_jax.physical.params import bind_params
 from helium_jax.physical.plan import PhysicalPlan
+from helium_jax.physical.references import direct_needs, value_needs
 from helium_jax.plan import (
     Chat,
     Completion,
     Const,
     Input,
-    Node,
-    Param,
+    Op,
     Plan,
     Slot,
     Template,
     Text,
     Value,
 )
-from helium_jax.plan.findings import Findings
-from helium_jax.plan.spec import param_fault, texts, validate
+from helium_jax.plan.control import Body, Branch, Loop, Map, Race, walk
+from helium_jax.plan.graph import reachable
+from helium_jax.plan.nodes import Concat, Lambda, Slice, View
+from helium_jax.plan.references import body_order, references
+from helium_jax.plan.spec import validate
 from helium_jax.plan.template import normalize
 
 MAX_LITERAL_CHARS = 64_000_000
@@ -47,58 +44,72 @@ def lower(plan: Plan, params: Mapping[str, Value] = NO_PARAMS) -> PhysicalPlan:
     validate(plan)
     bound = bind_params(plan, params)
     literals: dict[str, str] = {name: render_value(value) for name, value in bound.items()}
-    for op in plan.ops:
-        if isinstance(op, Const) and not isinstance(op.value, tuple):
+    columns: dict[str, tuple[str, ...]] = {}
+    for op in walk(plan.ops):
+        if isinstance(op, Const) and isinstance(op.value, tuple):
+            columns[op.name] = tuple(render_value(value) for value in op.value)
+        elif isinstance(op, Const):
             literals[op.name] = render_value(op.value)
-    wanted = {output.source for output in plan.outputs}
-    _check_literals(plan, literals)
-    operators = [
-        _lower_node(plan.nodes[name], literals)
-        for name in plan.topological_order
-        # A literal is a step of its own only where it is itself a result.
-        if name in plan.needed and (name not in literals or name in wanted)
+    needed = tuple(_needed_ops(plan))
+    _check_literals(needed, literals)
+    steps = tuple(
+        _lower_op(op, literals, bound) for op in needed if not isinstance(op, Input | Const)
+    )
+    wanted = {output.source for output in plan.outputs} | _value_names(steps)
+    held = [
+        Hold(name=name, values=(value,), is_column=False)
+        for name, value in literals.items()
+        # A literal is a step of its own only where it is a value, not a part of a text.
+        if name in wanted
     ]
+    read_names = wanted | _slot_names(steps)
+    held += [
+        Hold(name=name, values=values, is_column=True)
+        for name, values in columns.items()
+        if name in read_names
+    ]
+    reads = [Read(name=op.name, column=op.name) for op in needed if isinstance(op, Input)]
     return PhysicalPlan(
         plan_id=plan.plan_id,
-        operators=tuple(operators),
+        operators=(*reads, *held, *steps),
         outputs=tuple((output.name, output.source) for output in plan.outputs),
         limits=plan.limits,
     )
 
 
-def bind_params(plan: Plan, params: Mapping[str, Value]) -> dict[str, Value]:
-    """Every parameter's value for a run.
-
-    Raises:
-        PlanError: one is missing, unknown or out of its range.
-    """
-    found = Findings()
-    declared = {param.name: param for param in plan.params}
-    for name in params:
-        if name not in declared:
-            hint = found.suggest(name, declared, kinds="parameters")
-            path = f"params.{name[:64]}"
-            found.add(path, f"is no parameter of this plan; {hint}", "unknown_reference")
-    bound: dict[str, Value] = {}
-    for name, param in declared.items():
-        value = params.get(name, param.default)
-        fault = param_fault(param, value) if value is not None else "is missing and has no default"
-        if fault is not None:
-            found.add(f"params.{name}", fault)
-        elif value is not None:
-            bound[name] = value
-    found.raise_if_any()
-    return bound
+def _needed_ops(plan: Plan) -> Iterator[Op | Input]:
+    """Columns and operators that some output needs, in an order in which they can run."""
+    for name in plan.topological_order:
+        node = plan.nodes[name]
+        if name in plan.needed and isinstance(node, Input | Op):
+            yield node
 
 
-def _check_literals(plan: Plan, literals: Mapping[str, str]) -> None:
+def _value_names(steps: Sequence[PhysicalOperator]) -> set[str]:
+    names: set[str] = set()
+    for op in _all(steps):
+        names.update(value_needs(op))
+    return names
+
+
+def _slot_names(steps: Sequence[PhysicalOperator]) -> set[str]:
+    return {name for op in _all(steps) for name in direct_needs(op)}
+
+
+def _all(steps: Sequence[PhysicalOperator]) -> Iterator[PhysicalOperator]:
+    for op in steps:
+        yield op
+        for region in physical.regions(op):
+            yield from _all(region.operators)
+
+
+def _check_literals(needed: Sequence[Op | Input], literals: Mapping[str, str]) -> None:
     """Refuses a plan that would grow past reason when its constants are written out."""
+    ops = walk(op for op in needed if not isinstance(op, Input))
     length = sum(
         len(literals[part.name])
-        for op in plan.ops
-        if op.name in plan.needed
-        for _, text in texts(op)
-        for part in text
+        for op in ops
+        for part in _op_text(op)
         if isinstance(part, Slot) and part.name in literals
     )
     if length > MAX_LITERAL_CHARS:
@@ -109,25 +120,106 @@ def _check_literals(plan: Plan, literals: Mapping[str, str]) -> None:
         raise PlanError([Problem(path="plan.ops", message=message, code="plan_too_large")])
 
 
-def _lower_node(node: Node, literals: Mapping[str, str]) -> PhysicalOperator:
-    match node:
-        case Input(name=name):
-            return Read(name=name, column=name)
-        case Param(name=name):
-            return Hold(name=name, values=(literals[name],), is_column=False)
-        case Const(name=name, value=tuple() as values):
-            column = tuple(render_value(value) for value in values)
-            return Hold(name=name, values=column, is_column=True)
-        case Const(name=name):
-            return Hold(name=name, values=(literals[name],), is_column=False)
+def _op_text(op: Op) -> Text:
+    match op:
+        case Template(text=text) | Completion(prompt=text):
+            return text
+        case Chat(messages=messages):
+            return tuple(part for message in messages for part in message.content)
+        case Concat(sources=sources):
+            return tuple(Slot(name=name) for name in sources)
+        case _:
+            return ()
+
+
+def _lower_op(op: Op, literals: Mapping[str, str], params: Mapping[str, Value]) -> PhysicalOperator:
+    def region(body: Body, *wanted: str) -> Region:
+        return _lower_body(body, (body.result, *wanted), literals, params)
+
+    match op:
         case Template(name=name, text=text):
-            return Apply(name=name, text=_insert(text, literals))
+            return physical.Apply(name=name, text=_insert(text, literals))
+        case Concat(name=name, sources=sources, separator=separator):
+            parts = [part for source in sources for part in (separator, Slot(name=source))][1:]
+            return physical.Apply(name=name, text=_insert(tuple(parts), literals))
+        case View(name=name, source=source, kind="text"):
+            return physical.Apply(name=name, text=(Slot(name=source),))
+        case View(name=name, source=source, kind=kind):
+            return physical.View(name=name, source=source, kind=kind)
+        case Slice(name=name, source=source, start=start, stop=stop, unit=unit):
+            return physical.Slice(name=name, source=source, start=start, stop=stop, unit=unit)
+        case Lambda(name=name, function=function, args=args):
+            return physical.Invoke(name=name, function=function, args=args)
         case Completion(name=name, prompt=prompt, settings=settings):
             turn = Turn(role=None, content=_insert(prompt, literals))
-            return Generate(name=name, turns=(turn,), settings=settings)
-        case Chat(name=name, messages=messages, settings=settings):
+            return physical.Generate(name=name, turns=(turn,), settings=settings)
+        case Chat(name=name, messages=messages, settings=settings, history=history):
             turns = tuple(Turn(role=m.role, content=_insert(m.content, literals)) for m in messages)
-            return Generate(name=name, turns=turns, settings=settings)
+            return physical.Generate(name=name, turns=turns, settings=settings, history=history)
+        case Branch(name=name, condition=condition, then=then, otherwise=otherwise):
+            return physical.Branch(
+                name=name,
+                condition=condition,
+                then=region(then),
+                otherwise=None if otherwise is None else region(otherwise),
+            )
+        case Loop(carried=carried, body=body):
+            nexts = {one.name: one.next for one in carried}
+            final = nexts.get(body.result, body.result)
+            return physical.Loop(
+                name=op.name,
+                carried=tuple(
+                    physical.Carry(name=one.name, initial=one.initial, next=one.next)
+                    for one in carried
+                ),
+                body=region(body, *nexts.values()),
+                last=_lower_body(body, (final,), literals, params),
+                count=_count(op, params),
+                condition=op.condition,
+                max_iterations=op.max_iterations,
+            )
+        case Map(name=name, over=over, item=item, body=body, max_items=most, reduce=reduce):
+            return physical.Map(
+                name=name, over=over, item=item, body=region(body), max_items=most, reduce=reduce
+            )
+        case Race(name=name, arms=arms, k=k, reduce=reduce):
+            lowered = tuple(region(arm) for arm in arms)
+            return physical.Race(name=name, arms=lowered, k=k, reduce=reduce)
+        case Const():
+            raise AssertionError("constants are literals or held values")
+
+
+def _lower_body(
+    body: Body, wanted: Sequence[str], literals: Mapping[str, str], params: Mapping[str, Value]
+) -> Region:
+    """The body's operators that `wanted` needs, in an order in which they can run."""
+    needs = {op.name: references(op) for op in body.ops}
+    needed = reachable(needs, (name for name in wanted if name in needs))
+    ordered = [op for op in body_order(body.ops) if op.name in needed]
+    return Region(
+        operators=tuple(_lower_op(op, literals, params) for op in ordered if not _is_const(op)),
+        result=body.result,
+    )
+
+
+def _is_const(op: Op) -> bool:
+    return isinstance(op, Const)
+
+
+def _count(loop: Loop, params: Mapping[str, Value]) -> int | None:
+    """The number of iterations of a counted loop.
+
+    Raises:
+        PlanError: it is over the loop's own bound.
+    """
+    count = params[loop.count] if isinstance(loop.count, str) else loop.count
+    if count is None:
+        return None
+    assert isinstance(count, int), "the plan was checked: a count is an int parameter"
+    if count > loop.max_iterations:
+        message = f"{count} is more than max_iterations={loop.max_iterations}; raise one"
+        raise PlanError([Problem(path=f"plan.ops.{loop.name}.count", message=message)])
+    return max(count, 0)
 
 
 def _insert(text: Text, literals: Mapping[str, str]) -> Text:
@@ -143,12 +235,12 @@ def count_rows(plan: Plan, num_given: int) -> int:
     Raises:
         PlanError: a constant column has another length than the batch.
     """
-    columns = [
-        op
-        for op in plan.ops
-        if isinstance(op, Const) and isinstance(op.value, tuple) and op.name in plan.needed
-    ]
-    lengths = {op.name: len(op.value) for op in columns if isinstance(op.value, tuple)}
+    needed = walk(op for op in plan.ops if op.name in plan.needed)
+    lengths = {
+        op.name: len(op.value)
+        for op in needed
+        if isinstance(op, Const) and isinstance(op.value, tuple)
+    }
     if not plan.inputs and num_given == 0:
         return next(iter(lengths.values()), 1)
     problems = [

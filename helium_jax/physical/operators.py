@@ -1,12 +1,16 @@
 """What a step of a run is: the physical operators, values like the plan's nodes.
 
 Their texts hold only what changes from row to row as slots; parameters and constants are literals
-by now, so that the part of a prompt that all rows share is visible.
+by now, so that the part of a prompt that all rows share is visible. A concatenation is an `Apply`
+by now, too.
 """
 
 from dataclasses import dataclass
 
 from helium_jax.plan import CallSettings, Text, Value
+from helium_jax.plan.control import Reduce
+from helium_jax.plan.formula import Formula
+from helium_jax.plan.nodes import Function, SliceUnit, ViewKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +39,35 @@ class Apply:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """A part of a text; see `plan.nodes.Slice`."""
+
+    name: str
+    source: str
+    start: int | None
+    stop: int | None
+    unit: SliceUnit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """Another look at the call that gave `source` its value; see `plan.nodes.View`."""
+
+    name: str
+    source: str
+    kind: ViewKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invoke:
+    """A Python function of other values."""
+
+    name: str
+    function: Function
+    args: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
     """One message of a call; `role` is None for a bare prompt."""
 
@@ -50,14 +83,110 @@ class Generate:
         name: of the operator.
         turns: the messages, or one turn without a role for a bare prompt.
         settings: how the model is called.
+        history: whose conversation comes before `turns`: of a call or of a carried name.
     """
 
     name: str
     turns: tuple[Turn, ...]
     settings: CallSettings
+    history: str | None = None
 
 
-PhysicalOperator = Read | Hold | Apply | Generate
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Region:
+    """Operators with one result: what a control operator runs, as often as it decides.
+
+    Attributes:
+        operators: every operator after those of the region that it needs, and none without need.
+        result: a name inside or visible from it.
+    """
+
+    operators: "tuple[PhysicalOperator, ...]"
+    result: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Branch:
+    """One of two regions per row; without `otherwise` the value may be the empty text."""
+
+    name: str
+    condition: Formula
+    then: Region
+    otherwise: Region | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carry:
+    """A value that one iteration hands to the next; see `plan.control.Carried`."""
+
+    name: str
+    initial: str
+    next: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loop:
+    """A region run again and again: `count` times, or while `condition` holds.
+
+    Attributes:
+        body: what an iteration computes when another one may follow.
+        last: what it computes when it is known to be the last: without what only a next iteration
+            would need. The same operators, fewer of them.
+        count: iterations; None with a condition.
+    """
+
+    name: str
+    carried: tuple[Carry, ...]
+    body: Region
+    last: Region
+    count: int | None
+    condition: Formula | None
+    max_iterations: int
+
+    @property
+    def final(self) -> str:
+        """The name whose value an iteration leaves behind as the loop's, should it be the last."""
+        nexts = {one.name: one.next for one in self.carried}
+        return nexts.get(self.body.result, self.body.result)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Map:
+    """A region for every item of a list that the row produced."""
+
+    name: str
+    over: Formula
+    item: str
+    body: Region
+    max_items: int
+    reduce: Reduce
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Race:
+    """Regions of which the first `k` to finish count."""
+
+    name: str
+    arms: tuple[Region, ...]
+    k: int
+    reduce: Reduce
+
+
+Control = Branch | Loop | Map | Race
+PhysicalOperator = Read | Hold | Apply | Slice | View | Invoke | Generate | Control
+
+
+def regions(operator: PhysicalOperator) -> tuple[Region, ...]:
+    """The regions of an operator, each once; of most operators none."""
+    match operator:
+        case Branch(then=then, otherwise=otherwise):
+            return (then,) if otherwise is None else (then, otherwise)
+        case Loop(body=body) | Map(body=body):
+            return (body,)
+        case Race(arms=arms):
+            return arms
+        case _:
+            return ()
 
 
 def render_value(value: Value) -> str:
