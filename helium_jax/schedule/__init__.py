@@ -5,6 +5,16 @@ What is planned here is a preference among calls that are ready. Not here: what 
 to its engine.
 """
 
+from helium_jax.schedule.building import PlannedCalls, PromptEncoder, build_call_graph
 from helium_jax.schedule.call_graph import CallGraph, CallNode, Segment
+from helium_jax.schedule.prefix_tree import PrefixTree
 
-__all__ = ["CallGraph", "CallNode", "Segment"]
+__all__ = [
+    "CallGraph",
+    "CallNode",
+    "PlannedCalls",
+    "PrefixTree",
+    "PromptEncoder",
+    "Segment",
+    "build_call_graph",
+]
