@@ -4,6 +4,35 @@ Not here: the order of calls (`helium_jax.schedule`), running anything (`helium_
 rule never calls a model and never runs a function of the plan.
 """
 
+from helium_jax.optimizer.driver import (
+    RULE_NAMES,
+    Optimized,
+    TraceStep,
+    check_rule_names,
+    optimize,
+)
+from helium_jax.optimizer.facts import ColumnFacts, Facts, describe_column
 from helium_jax.optimizer.profile import OperatorProfile, Profile
+from helium_jax.optimizer.rewriting import Note, Rewriting, Rule
+from helium_jax.optimizer.rules import RULES
+from helium_jax.optimizer.rules.group_rows_by_value import Grouping
+from helium_jax.optimizer.trace_text import format_trace
 
-__all__ = ["OperatorProfile", "Profile"]
+__all__ = [
+    "RULES",
+    "RULE_NAMES",
+    "ColumnFacts",
+    "Facts",
+    "Grouping",
+    "Note",
+    "OperatorProfile",
+    "Optimized",
+    "Profile",
+    "Rewriting",
+    "Rule",
+    "TraceStep",
+    "check_rule_names",
+    "describe_column",
+    "format_trace",
+    "optimize",
+]

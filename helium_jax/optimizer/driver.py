@@ -1,0 +1,148 @@
+"""Applies the rules until none fires, and distrusts every one of them."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from helium_jax.errors import InternalError, PlanError, RequestError
+from helium_jax.optimizer.facts import Facts
+from helium_jax.optimizer.rewriting import Note, Rule
+from helium_jax.optimizer.rules import RULES, group_rows_by_value
+from helium_jax.optimizer.rules.fetch_cached_outputs import count_known
+from helium_jax.optimizer.rules.group_rows_by_value import Grouping
+from helium_jax.plan import Chat, Completion, Plan, validate
+
+MAX_ROUNDS = 32
+NO_FACTS = Facts()
+ANNOTATION = group_rows_by_value.__name__
+RULE_NAMES = (*(rule.__name__ for rule in RULES), ANNOTATION)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceStep:
+    """One rule that fired.
+
+    Attributes:
+        rule: its name.
+        notes: which operators it changed and why.
+        num_ops: operators before and after, those in bodies included.
+        num_calls: of those, operators that call a language model, before and after.
+    """
+
+    rule: str
+    notes: tuple[Note, ...]
+    num_ops: tuple[int, int]
+    num_calls: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimized:
+    """What the rules made of a plan.
+
+    Attributes:
+        plan: gives the outputs of the original under the same names.
+        trace: the rules that fired, in order.
+        fetched: operators that are columns of cached answers now, with the tokens nobody pays.
+        known_rows: by call of the plan that is left, how many of its rows the output cache serves.
+        grouping: which rows share values.
+    """
+
+    plan: Plan
+    trace: tuple[TraceStep, ...]
+    fetched: tuple[str, ...]
+    known_rows: Mapping[str, int]
+    grouping: Grouping
+
+
+def optimize(
+    plan: Plan,
+    facts: Facts = NO_FACTS,
+    *,
+    disable: Iterable[str] = (),
+    rules: Sequence[Rule] = RULES,
+) -> Optimized:
+    """An equal plan that costs less; runs nothing.
+
+    Args:
+        plan: a valid plan.
+        facts: what is known beyond it.
+        disable: names of rules to leave out, of `RULE_NAMES`.
+        rules: what is tried, in this order, round after round.
+
+    Raises:
+        RequestError: `disable` has a name that is no rule's.
+        PlanError: the plan is not valid.
+        InternalError: a rule made an invalid plan or other outputs, or they never come to an end.
+    """
+    disabled = check_rule_names(disable)
+    validate(plan)
+    active = [rule for rule in rules if rule.__name__ not in disabled]
+    rewritten, trace = _to_fixed_point(plan, facts, active)
+    # Of the answers that were known, only those that the plan still holds were worth fetching.
+    left = {op.name for op in rewritten.ops if not isinstance(op, Chat | Completion)}
+    calls = {op.name for op in plan.ops if isinstance(op, Chat | Completion)}
+    known_rows = {op.name: num for op in rewritten.ops if (num := count_known(op, facts))}
+    return Optimized(
+        plan=rewritten,
+        trace=trace,
+        fetched=tuple(op.name for op in plan.ops if op.name in left & calls),
+        known_rows=known_rows,
+        grouping=Grouping() if ANNOTATION in disabled else group_rows_by_value(rewritten, facts),
+    )
+
+
+def check_rule_names(names: Iterable[str]) -> frozenset[str]:
+    """The names as a set.
+
+    Raises:
+        RequestError: one is no rule's.
+    """
+    found = frozenset(names)
+    for name in sorted(found - set(RULE_NAMES)):
+        near = difflib.get_close_matches(name[:64], RULE_NAMES, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"rules are {', '.join(RULE_NAMES)}"
+        raise RequestError(f"{name[:64]!r} is no rule that could be disabled; {hint}")
+    return found
+
+
+def _to_fixed_point(
+    plan: Plan, facts: Facts, rules: Sequence[Rule]
+) -> tuple[Plan, tuple[TraceStep, ...]]:
+    trace: list[TraceStep] = []
+    for _ in range(MAX_ROUNDS):
+        before = plan
+        for rule in rules:
+            rewriting = rule(plan, facts)
+            if rewriting.plan is not plan:
+                _check(rule, plan, rewriting.plan)
+                trace.append(_step(rule, rewriting.notes, plan, rewriting.plan))
+                plan = rewriting.plan
+        if plan is before:
+            return plan, tuple(trace)
+    last = ", ".join(dict.fromkeys(step.rule for step in trace[-len(rules) :]))
+    raise InternalError(f"the rules {last} still rewrite the plan after {MAX_ROUNDS} rounds")
+
+
+def _check(rule: Rule, before: Plan, after: Plan) -> None:
+    name = rule.__name__
+    try:
+        validate(after)
+    except PlanError as error:
+        raise InternalError(f"the rule {name} made an invalid plan: {error.message}") from error
+    if [o.name for o in before.outputs] != [o.name for o in after.outputs]:
+        raise InternalError(f"the rule {name} changed which outputs there are")
+    if (before.inputs, before.params, before.limits) != (after.inputs, after.params, after.limits):
+        raise InternalError(f"the rule {name} changed what a run is given")
+
+
+def _step(rule: Rule, notes: tuple[Note, ...], before: Plan, after: Plan) -> TraceStep:
+    return TraceStep(
+        rule=rule.__name__,
+        notes=notes,
+        num_ops=(len(before.all_ops), len(after.all_ops)),
+        num_calls=(_count_calls(before), _count_calls(after)),
+    )
+
+
+def _count_calls(plan: Plan) -> int:
+    return sum(isinstance(op, Chat | Completion) for op in plan.all_ops)
