@@ -21,7 +21,7 @@ class Timeline:
 
     Attributes:
         starts: of every call, in token steps.
-        ends: of every call; the calls that need it wait for its delay beyond that.
+        ends: of every call, -1 for one that was done; calls that need it wait for its delay, too.
         makespan: the last end.
         prefill_tokens: prompt tokens that no call before on the same worker had.
     """
@@ -41,11 +41,13 @@ class TokenSteps:
         graph: the calls; one that is expected `repeats` times a row costs that many times as much.
         capacities: KV tokens of each worker.
         scale: of all times; the paper's a is scale / capacity.
+        done: calls that are over; they are in no order, and nobody waits for them.
     """
 
     graph: CallGraph
     capacities: tuple[float, ...]
     scale: float = 1.0
+    done: frozenset[int] = frozenset()
 
     @property
     def num_calls(self) -> int:
@@ -59,13 +61,19 @@ class TokenSteps:
 
     @cached_property
     def needs(self) -> tuple[tuple[int, ...], ...]:
-        """The calls that each call waits for."""
-        rows, place = self.graph.num_rows, self.graph.place
+        """The calls that each call still waits for."""
+        rows, place, done = self.graph.num_rows, self.graph.place, self.done
         return tuple(
-            tuple(place[need] * rows + row for need in node.needs)
+            tuple(p * rows + row for p in places if p * rows + row not in done)
             for node in self.graph.nodes
+            for places in [[place[need] for need in node.needs]]
             for row in range(rows)
         )
+
+    @cached_property
+    def calls(self) -> tuple[int, ...]:
+        """The calls that are not done."""
+        return tuple(call for call in range(self.num_calls) if call not in self.done)
 
     @cached_property
     def delays(self) -> tuple[float, ...]:
@@ -118,19 +126,20 @@ class TokenSteps:
         """Times of all calls when every worker keeps its order.
 
         Args:
-            orders: for each worker its calls; together every call once.
+            orders: for each worker its calls; together every call once that is not done.
 
         Raises:
             ValueError: a call is missing or there twice, or the orders wait for each other.
         """
         count = self.num_calls
-        if sorted(call for order in orders for call in order) != list(range(count)):
-            raise ValueError(f"the orders hold {orders!r}, not each of {count} calls once")
+        num_open = len(self.calls)
+        if sorted(call for order in orders for call in order) != list(self.calls):
+            raise ValueError(f"the orders hold {orders!r}, not each of {num_open} calls once")
         starts, ends = [0.0] * count, [-1.0] * count
         clocks = [0.0] * len(orders)
         nexts = [0] * len(orders)
         prefilled, num_done = 0.0, 0
-        while num_done < count:
+        while num_done < num_open:
             before = num_done
             for worker, order in enumerate(orders):
                 while nexts[worker] < len(order):
@@ -155,7 +164,7 @@ class TokenSteps:
         return Timeline(
             starts=tuple(starts),
             ends=tuple(ends),
-            makespan=max(ends, default=0.0),
+            makespan=max(0.0, *ends) if ends else 0.0,
             prefill_tokens=prefilled,
         )
 
