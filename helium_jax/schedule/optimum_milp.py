@@ -3,7 +3,7 @@
 A second way to the same number as `optimum`. Imports scipy, so nothing that runs plans imports it.
 """
 
-from typing import Any, cast
+from typing import Any
 
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
@@ -105,12 +105,14 @@ class _Program:
         rows, columns, values = zip(*places, strict=True)
         shape = (len(self._rows), self._makespan + 1)
         matrix = coo_array((values, (rows, columns)), shape=shape).tocsr()
-        low, high = [low for _, low, _ in self._rows], [high for _, _, high in self._rows]
+        # scipy's types know only numbers here, where its documentation has lists.
+        limits: tuple[Any, ...] = ([low for _, low, _ in self._rows], [h for *_, h in self._rows])
+        bounds: tuple[Any, ...] = (self._lower, self._upper)
         return milp(
             [0.0] * self._makespan + [1.0],
-            constraints=LinearConstraint(matrix, low, high),
+            constraints=LinearConstraint(matrix, *limits),
             integrality=[1] * len(self._arcs) + [0] * (len(self._calls) + 1),
-            bounds=Bounds(cast(Any, self._lower), cast(Any, self._upper)),
+            bounds=Bounds(*bounds),
             options={"time_limit": timeout_s, "mip_rel_gap": 1e-9},
         )
 
