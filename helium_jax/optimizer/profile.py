@@ -98,6 +98,10 @@ class Profile:
             return max(self.operators[operator].mean_output, 1.0)
         return float(settings.sampling.max_tokens or DEFAULT_OUTPUT_TOKENS)
 
+    def estimate_outputs(self, settings: Mapping[str, CallSettings]) -> dict[str, float]:
+        """The same for several operators, given how each calls its model."""
+        return {name: self.estimate_output(name, given) for name, given in settings.items()}
+
     def estimate_repeats(self, operator: str) -> float:
         """Expected executions per row, more than one in loops and maps; 1 if nothing is known."""
         seen = self.operators.get(operator)
@@ -122,7 +126,7 @@ def bucket(num_tokens: int) -> int:
     So a percentile is at most an eighth too large, and a histogram has some hundred entries.
     """
     shift = max(num_tokens.bit_length() - 4, 0)
-    return -(-num_tokens >> shift) << shift
+    return ((num_tokens + (1 << shift) - 1) >> shift) << shift
 
 
 def _percentile(counts: Mapping[int, int], percent: float) -> int:

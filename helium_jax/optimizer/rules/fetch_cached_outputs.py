@@ -1,11 +1,11 @@
 """Calls whose answers the output cache has for every row are not made."""
 
 import dataclasses
-from collections.abc import Iterator
 
 from helium_jax.optimizer.facts import Facts
 from helium_jax.optimizer.rewriting import Note, Rewriting, is_repeatable
-from helium_jax.plan import Chat, Completion, Const, Op, Plan, View
+from helium_jax.plan import Chat, Completion, Const, Loop, Op, Plan, View
+from helium_jax.plan.graph import reachable
 
 
 def fetch_cached_outputs(plan: Plan, facts: Facts) -> Rewriting:
@@ -23,7 +23,7 @@ def fetch_cached_outputs(plan: Plan, facts: Facts) -> Rewriting:
     """
     if not facts.num_rows or not facts.known:
         return Rewriting(plan=plan)
-    watched = frozenset(_watched(plan))
+    watched = _watched(plan)
     fetched: dict[str, Op] = {}
     for op in plan.ops:
         is_whole = isinstance(op, Chat | Completion) and count_known(op, facts) == facts.num_rows
@@ -50,13 +50,17 @@ def count_known(op: Op, facts: Facts) -> int:
     return sum((op.name, row) in facts.known for row in range(facts.num_rows))
 
 
-def _watched(plan: Plan) -> Iterator[str]:
-    """Calls of which more than the answer is read, and names that may stand for such a call."""
+def _watched(plan: Plan) -> frozenset[str]:
+    """Calls of which more than the answer is read, by themselves or as what a loop carries."""
+    uses: dict[str, tuple[str, ...]] = {}
+    readers: list[str] = []
     for op in plan.all_ops:
         match op:
-            case View(source=source):
-                yield source
-            case Chat(history=str() as history):
-                yield history
+            case View(source=source) | Chat(history=str() as source):
+                readers.append(source)
+            case Loop(carried=carried):
+                uses |= {one.name: (one.initial, one.next) for one in carried}
             case _:
                 pass
+    uses |= {name: () for op in plan.ops if (name := op.name) not in uses}
+    return reachable(uses, readers)
