@@ -1,0 +1,217 @@
+"""When the plan needs each shared prefix again, kept up to date while a run goes on.
+
+Operators whose prompts begin alike share a stem of a trie over segments. A stem stands for one
+prefix of tokens per scope: all rows (static text), rows of one value (grouped columns), or one row.
+Its next use is the smallest rank among the calls of its operators that are still to come.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from helium_jax.schedule.call_graph import CallGraph, CallNode
+from helium_jax.schedule.dispatch import PrefixUse, ReadyCall
+
+Rank = Callable[[str, int], int]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Stem:
+    """Leading segments that several calls have in common.
+
+    Attributes:
+        path: keys of the segments.
+        scope: "all", "row", or the grouped columns whose values must be equal.
+        operators: whose prompts begin with it.
+    """
+
+    path: tuple[str, ...]
+    scope: str | tuple[str, ...]
+    operators: list[str] = field(default_factory=list)
+
+
+class PlannedUses:
+    """Next uses of the prefixes of one run.
+
+    Args:
+        graph: the plan's calls.
+        rank: the place of a call in the planned order.
+        patience: how far a static prefix's next use may have moved before it is told again;
+            telling costs the engine a lookup of all its pages.
+    """
+
+    def __init__(self, graph: CallGraph, rank: Rank, *, patience: int) -> None:
+        self._graph = graph
+        self._rank = rank
+        self._patience = patience
+        self._stems = _stems(graph)
+        self._open = {node.name: _OpenRows(graph.num_rows, node.name, rank) for node in graph.nodes}
+        self._told: dict[tuple[str, ...], tuple[tuple[int, ...], int | None]] = {}
+        self._rows_of = _rows_of_values(graph)
+
+    def consume(self, call: ReadyCall) -> None:
+        """A call was released; in a loop or map another one of its operator may follow."""
+        node = self._graph.by_name.get(call.operator)
+        if node is not None and node.repeats == 1.0 and not call.frame:
+            self._open[call.operator].close(call.row)
+
+    def close(self, operator: str, row: int) -> None:
+        """No further call of the operator comes for the row."""
+        if operator in self._open:
+            self._open[operator].close(row)
+
+    def at_release(self, call: ReadyCall) -> int | None:
+        """The next use of the longest part of a prompt that its row, or its value, needs again."""
+        for stem in self._stems.get(call.operator, ()):
+            if stem.scope != "all":
+                next_use = self._next_use(stem, call.row)
+                if next_use is not None:
+                    return next_use
+        return None
+
+    def after(self, call: ReadyCall, told: int | None) -> list[PrefixUse]:
+        """What to say of a finished call's prompt: the longest part first, so that a shorter one,
+        which is needed sooner or equally soon, has the last word.
+
+        `told` is what `at_release` had said of all of it.
+        """
+        node = self._graph.by_name.get(call.operator)
+        if node is None:
+            return []
+        uses: list[PrefixUse] = []
+        said = told
+        if told is not None:
+            uses.append(PrefixUse(token_ids=call.token_ids, next_use=None))
+            said = None
+        for stem in self._stems[call.operator]:
+            next_use = self._next_use(stem, call.row)
+            length = _stem_tokens(node, len(stem.path), len(call.token_ids))
+            if length == 0:
+                continue
+            tokens = call.token_ids[:length]
+            if stem.scope != "all":
+                if next_use != said:
+                    uses.append(PrefixUse(token_ids=tokens, next_use=next_use))
+                    said = next_use
+            elif told is not None or self._is_news(stem.path, next_use):
+                uses.append(PrefixUse(token_ids=tokens, next_use=next_use))
+                self._told[stem.path] = tokens, next_use
+        return uses
+
+    def expired(self, operators: Iterable[str]) -> list[PrefixUse]:
+        """Static prefixes of these operators that nothing needs any more and that were told
+        otherwise."""
+        uses = []
+        for stem in {s.path: s for name in operators for s in self._stems.get(name, ())}.values():
+            tokens, next_use = self._told.get(stem.path, ((), None))
+            if next_use is not None and self._next_use(stem, 0) is None:
+                uses.append(PrefixUse(token_ids=tokens, next_use=None))
+                self._told[stem.path] = tokens, None
+        return uses
+
+    def _is_news(self, path: tuple[str, ...], next_use: int | None) -> bool:
+        if path not in self._told:
+            return next_use is not None
+        told = self._told[path][1]
+        if told is None or next_use is None:
+            return told is not next_use
+        return abs(next_use - told) >= self._patience
+
+    def _next_use(self, stem: _Stem, row: int) -> int | None:
+        """The smallest rank of what is to come for a stem's prefix as `row` has it."""
+        ranks: list[int] = []
+        if stem.scope == "all":
+            found = (self._open[name].first_rank() for name in stem.operators)
+            ranks = [rank for rank in found if rank is not None]
+        elif stem.scope == "row":
+            ranks = [self._rank(n, row) for n in stem.operators if self._open[n].has(row)]
+        else:
+            columns = [self._graph.values[column] for column in stem.scope]
+            same = self._rows_of[stem.scope][tuple(column[row] for column in columns)]
+            ranks = [
+                self._rank(name, other)
+                for name in stem.operators
+                for other in same
+                if self._open[name].has(other)
+            ]
+        return min(ranks, default=None)
+
+
+class _OpenRows:
+    """The rows for which an operator is still to call."""
+
+    __slots__ = ("_first", "_is_open", "_ranks")
+
+    def __init__(self, num_rows: int, operator: str, rank: Rank) -> None:
+        self._is_open = bytearray([1]) * num_rows
+        self._ranks = sorted((rank(operator, row), row) for row in range(num_rows))
+        self._first = 0
+
+    def has(self, row: int) -> bool:
+        return row < len(self._is_open) and bool(self._is_open[row])
+
+    def close(self, row: int) -> None:
+        if row < len(self._is_open):
+            self._is_open[row] = 0
+
+    def first_rank(self) -> int | None:
+        while self._first < len(self._ranks) and not self._is_open[self._ranks[self._first][1]]:
+            self._first += 1
+        return self._ranks[self._first][0] if self._first < len(self._ranks) else None
+
+
+def _stems(graph: CallGraph) -> dict[str, tuple[_Stem, ...]]:
+    """Per operator the stems that it shares with another call, the longest first."""
+    stems: dict[tuple[str, ...], _Stem] = {}
+    for node in graph.nodes:
+        path: tuple[str, ...] = ()
+        groups: tuple[str, ...] = ()
+        is_row = False
+        for segment in node.segments:
+            if not segment.key:
+                break
+            path = (*path, segment.key)
+            if segment.group and not segment.is_static:
+                groups = (*groups, segment.group)
+            is_row = is_row or not (segment.is_static or segment.group)
+            scope = "row" if is_row else (tuple(dict.fromkeys(groups)) or "all")
+            stems.setdefault(path, _Stem(path=path, scope=scope)).operators.append(node.name)
+    result: dict[str, list[_Stem]] = {node.name: [] for node in graph.nodes}
+    for stem in sorted(stems.values(), key=lambda stem: -len(stem.path)):
+        is_shared = len(stem.operators) > 1 or (stem.scope != "row" and graph.num_rows > 1)
+        for name in stem.operators if is_shared else ():
+            # A stem that ends where a longer one of the same calls goes on adds nothing.
+            longer = result[name][-1] if result[name] else None
+            if longer is None or (longer.scope, longer.operators) != (stem.scope, stem.operators):
+                result[name].append(stem)
+    return {name: tuple(found) for name, found in result.items()}
+
+
+def _rows_of_values(
+    graph: CallGraph,
+) -> dict[str | tuple[str, ...], dict[tuple[int, ...], list[int]]]:
+    """For every scope of grouped columns the rows that have each combination of values."""
+    scopes = {stem.scope for stems in _stems(graph).values() for stem in stems}
+    result: dict[str | tuple[str, ...], dict[tuple[int, ...], list[int]]] = {}
+    for scope in scopes:
+        if isinstance(scope, str):
+            continue
+        rows: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for row in range(graph.num_rows):
+            rows[tuple(graph.values[column][row] for column in scope)].append(row)
+        result[scope] = rows
+    return result
+
+
+def _stem_tokens(node: CallNode, num_segments: int, num_tokens: int) -> int:
+    """Tokens of a prompt's first segments: exact for static text and for the whole prompt."""
+    if num_segments == len(node.segments):
+        return num_tokens
+    head, tail = node.segments[:num_segments], node.segments[num_segments:]
+    length = sum(segment.num_tokens for segment in head)
+    if not all(segment.is_static for segment in head):
+        if all(segment.is_static for segment in tail):
+            length = num_tokens - sum(segment.num_tokens for segment in tail)
+        else:  # slots on both sides: as much of the prompt as was expected
+            length *= num_tokens / max(node.prompt_tokens, 1.0)
+    return max(min(int(length), num_tokens), 0)

@@ -1,0 +1,277 @@
+"""Helium: the planned order among ready calls, placed by prefix and load, told to the KV store."""
+
+from dataclasses import dataclass
+
+from helium_jax.schedule.book import Book
+from helium_jax.schedule.call_graph import CallGraph
+from helium_jax.schedule.dispatch import (
+    Dispatcher,
+    DispatchSetting,
+    PrefixUse,
+    ReadyCall,
+    Release,
+)
+from helium_jax.schedule.output_lengths import OutputLengths
+from helium_jax.schedule.plan_order import PlanOrder, plan_order
+from helium_jax.schedule.planned_uses import PlannedUses
+from helium_jax.schedule.resident import Resident, page_hashes
+
+QUEUE_SHARE = 0.25  # calls beyond a worker's places, so that it finds its next one at once
+OUTPUT_WEIGHT = 2.0  # an output token's time beside that of a prompt token, in a full batch
+DEFAULT_OUTPUT = 256.0  # tokens of an answer about which nothing is known
+LOOKAHEAD = 4  # calls looked at for each place, to find those whose prefix a worker has
+
+
+def helium(graph: CallGraph, setting: DispatchSetting) -> Dispatcher:
+    """Best effort (paper section 6): engines are kept full with ready calls in planned order.
+
+    A worker holds as many calls as it has places and pages for; what is beyond waits here, where
+    it can still be overtaken. A call goes to the worker that has most of its prompt, the least
+    loaded of those. Where that one is full and another is not, the other takes the calls that lose
+    least by it; the first of a prefix group makes the next ones lose nothing, so groups move whole.
+
+    Strict (`setting.strict`): no call overtakes one that comes before it in the plan.
+    """
+    return _Helium(graph, setting)
+
+
+@dataclass(slots=True)
+class _Worker:
+    """Load of one engine as far as this run makes it."""
+
+    resident: Resident
+    num_calls: int = 0
+    num_tokens: float = 0.0
+    work: float = 0.0
+
+
+@dataclass(slots=True, kw_only=True)
+class _Flight:
+    """Where a call is, what it takes there, and what was said of its pages."""
+
+    worker: _Worker
+    num_tokens: float
+    work: float
+    told: int | None
+
+
+class _Helium:
+    def __init__(self, graph: CallGraph, setting: DispatchSetting) -> None:
+        self._graph = graph
+        self._setting = setting
+        self._order = plan_order(graph, setting)
+        self._book = Book(setting.num_workers)
+        self._workers = [
+            _Worker(Resident(setting.page_size, setting.kv_tokens))
+            for _ in range(setting.num_workers)
+        ]
+        self._most = setting.max_num_seqs + max(int(QUEUE_SHARE * setting.max_num_seqs), 2)
+        span = setting.num_workers * self._most * (len(graph.nodes) + 1)
+        self._uses = PlannedUses(graph, self._order.rank, patience=span)
+        self._lengths = OutputLengths(graph)
+        self._pages: dict[int, tuple[int, ...]] = {}
+        self._flights: dict[int, _Flight] = {}
+        self._news: list[PrefixUse] = []
+        self._closing: set[str] = set()
+        self._turns = _Turns(graph, self._order) if setting.strict else None
+        self._has_changed = False
+
+    @property
+    def warms(self) -> bool:
+        return True
+
+    def coming(self, call_id: int, row: int) -> None:
+        self._book.expect(call_id, row)
+
+    def ready(self, call: ReadyCall) -> None:
+        self._book.add(call)
+        self._pages[call.call_id] = page_hashes(call.token_ids, self._setting.page_size)
+        self._has_changed = True
+
+    def finished(self, call_id: int, output_tokens: int) -> None:
+        call = self._book.end(call_id)
+        self._pages.pop(call_id, None)
+        self._has_changed = True
+        if call is None:
+            return
+        flight = self._flights.pop(call_id)
+        flight.worker.num_calls -= 1
+        flight.worker.num_tokens -= flight.num_tokens
+        flight.worker.work -= flight.work
+        self._news += self._uses.after(call, flight.told)
+        if self._lengths.observe(call.operator, output_tokens):
+            # The KV store keeps comparing with what it was told, so uses keep the first numbers.
+            self._order = plan_order(self._lengths.corrected(), self._setting)
+
+    def closed(self, operator: str, row: int) -> None:
+        self._uses.close(operator, row)
+        self._closing.add(operator)
+        if self._turns is not None:
+            self._turns.skip(operator, row)
+        self._has_changed = True
+
+    def lost(self, worker: int) -> None:
+        if worker in self._book.workers:
+            self._book.workers.remove(worker)
+
+    def uses_changed(self) -> list[PrefixUse]:
+        news, self._news = self._news, []
+        if self._closing:
+            news += self._uses.expired(sorted(self._closing))
+            self._closing.clear()
+        return news
+
+    def release(self, room: int) -> list[Release]:
+        if room <= 0 or not self._has_changed or not self._book.ready:
+            return []
+        calls = sorted(self._book.ready.values(), key=self._key)
+        if self._turns is not None:
+            calls = self._turns.choose(calls, is_idle=self._book.is_idle)
+        releases = self._place(calls, room)
+        self._has_changed = len(releases) == room  # there may be more
+        return releases
+
+    def _key(self, call: ReadyCall) -> tuple[int, int, tuple[int, ...], int]:
+        rank = self._order.rank(call.operator, call.row)
+        return (call.priority, rank, call.frame, call.call_id)
+
+    # --- places --------------------------------------------------------------------------------
+
+    def _place(self, calls: list[ReadyCall], room: int) -> list[Release]:
+        """Gives calls to workers that have room, as many as possible."""
+        alive = [self._workers[index] for index in self._book.workers]
+        if len(alive) <= 1:
+            worker = alive[0] if alive else self._workers[0]
+            releases = []
+            for call in calls[:room]:
+                if not self._fits(call, worker):
+                    break
+                releases.append(self._send(call, worker))
+            return releases
+        releases = []
+        passed: list[ReadyCall] = []
+        seats = sum(max(self._most - worker.num_calls, 0) for worker in alive)
+        for call in calls[: LOOKAHEAD * seats]:
+            if len(releases) == room or not seats:
+                break
+            worker = self._favourite(call, alive)
+            if self._fits(call, worker):
+                releases.append(self._send(call, worker))
+                seats -= 1
+            else:
+                passed.append(call)
+        while passed and len(releases) < room:
+            call = self._steal(passed, alive)
+            if call is None:
+                break
+            passed.remove(call[0])
+            releases.append(self._send(*call))
+        return releases
+
+    def _favourite(self, call: ReadyCall, alive: list[_Worker]) -> _Worker:
+        """The worker with most of the prompt, then with room, then with the least work."""
+        pages = self._pages[call.call_id]
+
+        def rank(worker: _Worker) -> tuple[int, bool, float]:
+            return (-worker.resident.match(pages), not self._fits(call, worker), worker.work)
+
+        return min(alive, key=rank)
+
+    def _steal(
+        self, passed: list[ReadyCall], alive: list[_Worker]
+    ) -> tuple[ReadyCall, _Worker] | None:
+        """The call that loses least when a worker with room takes it, and that worker."""
+        best: tuple[int, ReadyCall, _Worker] | None = None
+        for worker in alive:
+            if worker.num_calls >= self._setting.max_num_seqs:
+                continue  # it has enough to do without
+            for call in passed:
+                pages = self._pages[call.call_id]
+                most = max(other.resident.match(pages) for other in alive)
+                loss = most - worker.resident.match(pages)
+                if self._fits(call, worker) and (best is None or loss < best[0]):
+                    best = (loss, call, worker)
+        return best[1:] if best is not None else None
+
+    def _fits(self, call: ReadyCall, worker: _Worker) -> bool:
+        if worker.num_calls == 0:
+            return True
+        if worker.num_calls >= self._most:
+            return False
+        needed = worker.num_tokens + self._tokens(call, worker)
+        return needed <= self._setting.kv_tokens
+
+    def _send(self, call: ReadyCall, worker: _Worker) -> Release:
+        num_tokens = self._tokens(call, worker)
+        work = num_tokens + (OUTPUT_WEIGHT - 1.0) * self._output_tokens(call)
+        worker.num_calls += 1
+        worker.num_tokens += num_tokens
+        worker.work += work
+        worker.resident.use(self._pages[call.call_id])
+        self._book.start(call.call_id)
+        self._uses.consume(call)
+        next_use = self._uses.at_release(call)
+        self._flights[call.call_id] = _Flight(
+            worker=worker, num_tokens=num_tokens, work=work, told=next_use
+        )
+        if self._turns is not None:
+            self._turns.skip(call.operator, call.row)
+        has_choice = len(self._book.workers) > 1
+        return Release(
+            call_id=call.call_id,
+            worker=self._workers.index(worker) if has_choice else None,
+            priority=call.priority,
+            planned_next_use=next_use,
+        )
+
+    def _tokens(self, call: ReadyCall, worker: _Worker) -> float:
+        """KV tokens that a call adds to a worker."""
+        cached = worker.resident.match(self._pages[call.call_id]) * self._setting.page_size
+        return len(call.token_ids) - cached + self._output_tokens(call)
+
+    def _output_tokens(self, call: ReadyCall) -> float:
+        expected = self._lengths.expected(call.operator)
+        if expected is None:
+            expected = DEFAULT_OUTPUT
+        return expected if call.max_tokens is None else min(expected, call.max_tokens)
+
+
+class _Turns:
+    """Strict order: a call waits for every planned one before it."""
+
+    def __init__(self, graph: CallGraph, order: PlanOrder) -> None:
+        planned = [
+            (node.name, row)
+            for node in graph.nodes
+            if node.repeats == 1.0  # nobody knows how often the others come
+            for row in range(graph.num_rows)
+        ]
+        self._planned = sorted(planned, key=lambda place: order.rank(*place))
+        self._known = set(planned)
+        self._gone: set[tuple[str, int]] = set()
+        self._next = 0
+
+    def skip(self, operator: str, row: int) -> None:
+        """A call is on its way, or will never come."""
+        self._gone.add((operator, row))
+
+    def choose(self, calls: list[ReadyCall], *, is_idle: bool) -> list[ReadyCall]:
+        """The calls whose turn it is, and those that have none; of all of them the first, when
+        nothing else is on its way."""
+        by_place: dict[tuple[str, int], ReadyCall] = {}
+        chosen = []
+        for call in calls:
+            place = (call.operator, call.row)
+            if place in self._known and place not in self._gone and place not in by_place:
+                by_place[place] = call
+            else:
+                chosen.append(call)
+        while self._next < len(self._planned) and self._planned[self._next] in self._gone:
+            self._next += 1
+        for place in self._planned[self._next :]:
+            if place in self._gone:
+                continue
+            if place not in by_place:
+                break
+            chosen.append(by_place[place])
+        return chosen if chosen or not is_idle else calls[:1]
