@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from helium_jax.config import ResolvedEngineConfig
-from helium_jax.engine import batcher
-from helium_jax.engine.batcher import StepPlan
+from helium_jax.engine import transitions
+from helium_jax.engine.batcher import decide
 from helium_jax.engine.packing import FROM_DEVICE, PackedSequence
 from helium_jax.engine.runner import Runner, StepResult, Ticket
 from helium_jax.engine.sampling_rows import pack_row
 from helium_jax.engine.sequence import Sequence, SequenceStatus, make_queues, new_sequence
+from helium_jax.engine.step_plan import Row, StepPlan
 from helium_jax.errors import CapacityError, HeliumError, InternalError
 from helium_jax.kvstore.store import Store, make_store
 from helium_jax.types import (
@@ -264,13 +265,13 @@ class Loop:
         seed = request.sampling.seed
         active = _Active(sequence, self._random.getrandbits(63) if seed is None else seed)
         self._active[request.request_id] = active
-        batcher.submit(sequence, self._queues)
+        transitions.submit(sequence, self._queues)
         return active
 
     def _dispatch(self) -> bool:
         """Plans the next step and hands it to the device; False when there is nothing to run."""
-        plan = batcher.decide(self._queues, self._store, self._config)
-        batcher.apply(plan, self._queues, self._store)
+        plan = decide(self._queues, self._store, self._config)
+        transitions.apply(plan, self._queues, self._store)
         self._note_moves(plan)
         if not plan.rows:
             return False
@@ -295,7 +296,7 @@ class Loop:
 
     def _note_moves(self, plan: StepPlan) -> None:
         """Gives admitted sequences their sampling row; takes it from preempted ones."""
-        for sequence in plan.preemptions:
+        for sequence in (*plan.preemptions, *plan.displacements):
             active = self._active[sequence.request.request_id]
             active.row = None
             self._counters.num_preemptions += 1
@@ -320,7 +321,7 @@ class Loop:
             eos_token_ids=self.info.eos_token_ids,
         )
 
-    def _pack(self, row: batcher.Row) -> PackedSequence:
+    def _pack(self, row: Row) -> PackedSequence:
         sequence, start, num_tokens, samples = row
         end = start + num_tokens
         token_ids = sequence.token_ids[start:end]
@@ -349,7 +350,7 @@ class Loop:
         """Takes in one sampled token: hands it out, and ends the sequence where it must end."""
         token_id = int(result.token_ids[index])
         if sequence.status is SequenceStatus.FINISHED:
-            batcher.accept(sequence, token_id, self._store)  # late: only the count goes down
+            transitions.accept(sequence, token_id, self._store)  # late: only the count goes down
             return
         active = self._active[sequence.request.request_id]
         if not result.is_ok[index]:
@@ -363,7 +364,7 @@ class Loop:
                 is_damaged=True,
             )
             return
-        batcher.accept(sequence, token_id, self._store)
+        transitions.accept(sequence, token_id, self._store)
         self._counters.num_decode_tokens += 1
         logprobs = _logprobs(result, index, sequence.request.sampling.logprobs)
         if (reason := self._finish_reason(sequence, token_id)) is not None:
@@ -432,7 +433,7 @@ class Loop:
         sequence = active.sequence
         if sequence.status is SequenceStatus.WAITING:
             self._num_waiting_tokens -= len(sequence.request.token_ids)
-        batcher.retire(sequence, self._queues, self._store, is_damaged=is_damaged)
+        transitions.retire(sequence, self._queues, self._store, is_damaged=is_damaged)
         del self._active[sequence.request.request_id]
 
     def _fail_step(self, error: Exception) -> None:

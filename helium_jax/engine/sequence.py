@@ -21,7 +21,7 @@ class SequenceStatus(enum.Enum):
 @dataclass(slots=True, eq=False, kw_only=True)
 class Sequence:
     """One sequence from submission to its end. Belongs to the loop, which changes it through the
-    functions of `batcher` only.
+    functions of `transitions` only.
 
     A sequence has known tokens and computed tokens, and steps make the second catch up with the
     first. Known are `token_ids` and one more for each step in flight that samples for it: its id
@@ -44,6 +44,8 @@ class Sequence:
         most_computed: largest `num_computed` it ever had.
         recomputed: tokens computed once more after preemptions.
         preemptions: times it lost its pages.
+        displaceable_from: known tokens from which on a higher priority may displace it (again).
+        num_overtaken: later requests of its priority that were admitted before it.
         prefix_order: sorts sequences with common leading blocks next to each other.
     """
 
@@ -62,6 +64,8 @@ class Sequence:
     most_computed: int = 0
     recomputed: int = 0
     preemptions: int = 0
+    displaceable_from: int = 0
+    num_overtaken: int = 0
     prefix_order: bytes = b""
 
     @property
@@ -87,6 +91,13 @@ class Sequence:
     def is_warmed(self) -> bool:
         """All steps a warm sequence needs have been planned."""
         return self.is_warm and self.num_computed == len(self.token_ids)
+
+    def num_shareable_blocks(self, page_size: int) -> int:
+        """Most leading blocks that it can read instead of computing them.
+
+        The last token is computed even when its block is resident: its logits are needed.
+        """
+        return (len(self.token_ids) - (not self.is_warm)) // page_size
 
     def usage(self) -> Usage:
         return Usage(
@@ -152,7 +163,7 @@ def new_sequence(
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Queues:
-    """Unfinished sequences; changed by the functions of `batcher` only.
+    """Unfinished sequences; changed by the functions of `transitions` only.
 
     Attributes:
         waiting: in order of service.

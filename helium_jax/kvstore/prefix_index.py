@@ -111,9 +111,11 @@ class PrefixIndex:
             matched.append(block)
         return matched
 
-    def count_match(self, keys: Indexable[BlockKey]) -> int:
-        """How many blocks `match` would find, in O(log n): parents of residents are resident."""
-        return bisect_left(keys, True, key=lambda key: self.get(key) is None)
+    def count_match(self, keys: Indexable[BlockKey], most: int) -> int:
+        """How many blocks `match(keys[:most])` would find, in O(log n): parents of residents are
+        resident."""
+        most = min(most, len(keys))
+        return bisect_left(keys, True, hi=most, key=lambda key: self.get(key) is None)
 
     def add(self, key: BlockKey, parent: Block | None, page: int) -> Block:
         """Makes a block resident; its digest must not be."""

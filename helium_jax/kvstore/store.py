@@ -118,7 +118,7 @@ class Store:
 
     def count_match(self, table: PageTable, max_blocks: int) -> int:
         """How many blocks `match` would find, in O(log n)."""
-        return self._index.count_match(table.keys[:max_blocks])
+        return self._index.count_match(table.keys, max_blocks)
 
     def attach(self, table: PageTable, num_blocks: int) -> int:
         """Takes references on the resident leading blocks up to `num_blocks`; returns how many

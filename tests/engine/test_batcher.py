@@ -1,11 +1,15 @@
 """The decision of a step, by example."""
 
 import dataclasses
+from itertools import pairwise
 
 import pytest
 
 from helium_jax.config import ResolvedEngineConfig, token_buckets
-from helium_jax.engine import batcher
+from helium_jax.engine import transitions
+from helium_jax.engine.admission_order import MAX_OVERTAKEN
+from helium_jax.engine.batcher import decide
+from helium_jax.engine.prefill import trim_to_bucket
 from helium_jax.engine.sequence import SequenceStatus, make_queues, new_sequence
 from helium_jax.kvstore.store import make_store
 from helium_jax.types import GenerateRequest, SamplingParams
@@ -36,13 +40,24 @@ class Bench:
         self.queues = make_queues(self.config)
         self.num_submitted = 0
 
-    def submit(self, prompt, *, max_tokens=None, priority=0, is_warm=False):
+    def submit(
+        self,
+        prompt,
+        *,
+        max_tokens=None,
+        priority=0,
+        is_warm=False,
+        prefer_cached=False,
+        next_use=None,
+    ):
         sequence = new_sequence(
             GenerateRequest(
                 request_id=f"r{self.num_submitted}",
                 token_ids=tuple(prompt),
                 sampling=SamplingParams(max_tokens=max_tokens),
                 priority=priority,
+                prefer_cached=prefer_cached,
+                planned_next_use=next_use,
             ),
             arrival=self.num_submitted,
             store=self.store,
@@ -50,12 +65,12 @@ class Bench:
             is_warm=is_warm,
         )
         self.num_submitted += 1
-        batcher.submit(sequence, self.queues)
+        transitions.submit(sequence, self.queues)
         return sequence
 
     def plan(self):
-        plan = batcher.decide(self.queues, self.store, self.config)
-        batcher.apply(plan, self.queues, self.store)
+        plan = decide(self.queues, self.store, self.config)
+        transitions.apply(plan, self.queues, self.store)
         self.store.verify()
         return plan
 
@@ -63,14 +78,19 @@ class Bench:
         for row in plan.rows:
             if (
                 row.samples
-                and batcher.accept(row.sequence, token, self.store)
+                and transitions.accept(row.sequence, token, self.store)
                 and row.sequence.is_at_limit
             ):
                 self.retire(row.sequence)
 
     def retire(self, sequence):
-        batcher.retire(sequence, self.queues, self.store)
+        transitions.retire(sequence, self.queues, self.store)
         self.store.verify()
+
+    def plan_and_read(self):
+        plan = self.plan()
+        self.read(plan)
+        return plan
 
     def step(self, token=1):
         plan = self.plan()
@@ -320,7 +340,7 @@ def test_common_prefixes_are_neighbours_in_the_rows():
     [(64, 10, 0), (66, 60, 2), (73, 60, 0), (66, 2, 0), (2, 2, 0), (9, 9, 1), (129, 129, 1)],
 )
 def test_a_step_that_barely_exceeds_a_bucket_is_cut(num_tokens, last_chunk, put_off):
-    assert batcher.trim_to_bucket(num_tokens, last_chunk, token_buckets(256)) == put_off
+    assert trim_to_bucket(num_tokens, last_chunk, token_buckets(256)) == put_off
 
 
 def test_what_is_cut_comes_in_the_next_step():
@@ -352,3 +372,143 @@ def test_matched_blocks_are_not_evicted_by_the_same_step():
     plan = bench.plan()  # the running one needs a page, and only cached ones are left
     assert work(plan) == {"r3": (8, 1), "r4": (4, 1)}
     assert bench.store.snapshot().evicted_pages == 2
+
+
+def make_resident(bench, *prompts):
+    """Computes prompts whose blocks stay cached."""
+    for prompt in prompts:
+        bench.submit(prompt, max_tokens=1)
+        bench.step()
+
+
+def test_the_longest_cached_prefix_goes_first_among_those_that_wish_it():
+    bench = Bench(max_num_seqs=1, max_num_batched_tokens=64)
+    make_resident(bench, [1] * 8, [2] * 16)
+    bench.submit([1] * 8 + [5], max_tokens=1, prefer_cached=True)
+    bench.submit([3] * 9, max_tokens=1)
+    bench.submit([2] * 16 + [5], max_tokens=1, prefer_cached=True)
+    bench.submit([2] * 8 + [5], max_tokens=1, prefer_cached=True)
+    order = [next(iter(bench.step())) for _ in range(4)]
+    assert order == ["r4", "r2", "r3", "r5"]  # r3 keeps its place; first come among equals
+
+
+def test_what_is_cached_is_looked_up_each_step():
+    bench = Bench(max_num_seqs=1, max_num_batched_tokens=64)
+    bench.submit([7] * 12, max_tokens=1)
+    bench.submit([1] * 9, max_tokens=1, prefer_cached=True)
+    bench.submit([7] * 13, max_tokens=1, prefer_cached=True)
+    assert [next(iter(bench.step())) for _ in range(3)] == ["r0", "r2", "r1"]
+
+
+def test_a_wish_is_no_priority():
+    bench = Bench(max_num_seqs=1, max_num_batched_tokens=64)
+    make_resident(bench, [1] * 8)
+    bench.submit([1] * 9, max_tokens=1, priority=1, prefer_cached=True)
+    bench.submit([2] * 9, max_tokens=1, priority=0, prefer_cached=True)
+    assert [next(iter(bench.step())) for _ in range(2)] == ["r2", "r1"]
+
+
+def test_calls_of_one_prefix_group_enter_the_same_step():
+    bench = Bench(max_num_seqs=3, max_num_batched_tokens=64)
+    make_resident(bench, [1] * 8, [2] * 8)
+    for i in range(6):
+        bench.submit([1 + i % 2] * 8 + [10 + i], max_tokens=1, prefer_cached=True)
+    assert [sorted(bench.step()) for _ in range(2)] == [["r2", "r4", "r6"], ["r3", "r5", "r7"]]
+
+
+def test_a_group_whose_prefix_nobody_computed_yet_enters_together():
+    bench = Bench(max_num_seqs=3, max_num_batched_tokens=64)
+    for i in range(6):
+        bench.submit([1 + i % 2] * 8 + [10 + i], max_tokens=1, prefer_cached=True)
+    assert bench.step() == {"r0": (0, 9), "r2": (8, 1), "r4": (8, 1)}
+    assert bench.step() == {"r1": (0, 9), "r3": (8, 1), "r5": (8, 1)}
+
+
+def test_who_was_overtaken_often_goes_first():
+    bench = Bench(max_num_seqs=1, max_num_batched_tokens=64)
+    make_resident(bench, [1] * 8)
+    patient = bench.submit([2] * 8, max_tokens=1, prefer_cached=True)
+    num_steps = 0
+    while patient.status is SequenceStatus.WAITING:
+        bench.submit([1] * 9, max_tokens=1, prefer_cached=True)
+        bench.step()
+        num_steps += 1
+    assert num_steps == MAX_OVERTAKEN + 1
+
+
+def test_a_higher_priority_takes_the_slot_of_a_lower_one():
+    bench = Bench(max_num_seqs=2)
+    same, low = bench.submit([1, 1]), bench.submit([2, 2], priority=2)
+    bench.step()
+    bench.submit([3, 3], priority=0)
+    plan = bench.plan()
+    assert (plan.displacements, work(plan)) == ((low,), {"r0": (2, 1), "r2": (0, 2)})
+    assert (low.preemptions, low.status) == (1, SequenceStatus.WAITING)
+    bench.read(plan)
+    bench.submit([4, 4], priority=0)
+    assert bench.plan().displacements == ()  # nobody who runs has a lower priority
+    assert same.status is SequenceStatus.RUNNING
+
+
+def test_a_higher_priority_takes_pages_only_where_they_are_enough():
+    bench = Bench(num_pages=8, max_model_len=32, max_num_batched_tokens=64)
+    bench.submit(range(12), priority=0)
+    low = bench.submit(range(50, 62), priority=5)
+    bench.step()
+    bench.submit(range(100, 124), priority=1)  # 6 pages; 8 less 4 of the first are too few
+    assert bench.plan().displacements == ()
+    bench.retire(bench.queues.waiting[0])
+    bench.submit(range(200, 206), priority=1)
+    plan = bench.plan()
+    assert plan.displacements == (low,)
+    assert "r3" in work(plan)
+
+
+def test_who_was_displaced_is_left_alone_until_it_has_made_progress():
+    bench = Bench(max_num_seqs=1)
+    low = bench.submit([1, 1], priority=1)
+    bench.step()
+    displaced_at = []
+    for i in range(200):
+        if low.status is SequenceStatus.RUNNING and not bench.queues.waiting:
+            bench.submit([2, i], max_tokens=1)
+        plan = bench.plan()
+        if plan.displacements:
+            displaced_at.append(len(low.token_ids))
+        bench.read(plan)
+        if low.status is SequenceStatus.FINISHED:
+            break
+    assert low.status is SequenceStatus.FINISHED
+    assert len(displaced_at) > 3
+    assert all(b - a >= PAGE_SIZE for a, b in pairwise(displaced_at))
+
+
+def test_5_10_a_running_request_is_not_preempted_for_a_pin():
+    bench = Bench(num_pages=4, max_model_len=16, pin_budget=1.0)
+    make_resident(bench, [1] * 8, [2] * 4)
+    pinned = [bench.store.open_table(), bench.store.open_table()]
+    for table, prompt, value in zip(pinned, ([1] * 8, [2] * 4), (5.0, 9.0), strict=True):
+        bench.store.extend_keys(table, prompt)
+        bench.store.pin(table, value=value)
+    running = bench.submit([3] * 3, max_tokens=13)
+    while running.status is not SequenceStatus.FINISHED:
+        assert bench.plan_and_read().preemptions == ()
+    snapshot = bench.store.snapshot()
+    assert snapshot.surrendered_pins == 2
+    assert snapshot.num_used == 0
+
+
+def test_5_10_with_every_page_pinned_a_request_still_runs_and_others_wait_for_it():
+    bench = Bench(num_pages=4, max_model_len=16, pin_budget=1.0)
+    for token in range(4):
+        make_resident(bench, [token] * 4)
+        table = bench.store.open_table()
+        bench.store.extend_keys(table, [token] * 4)
+        assert bench.store.pin(table, value=token).num_blocks == 1
+    assert bench.store.num_available == 0
+    first, second = bench.submit([8] * 3, max_tokens=2), bench.submit([9] * 3, max_tokens=2)
+    assert [*bench.step()] == [first.request.request_id]
+    assert bench.store.snapshot().surrendered_pins == 1  # the second only waits for its turn
+    while second.status is not SequenceStatus.FINISHED:
+        bench.step()
+    assert bench.store.snapshot().surrendered_pins == 1

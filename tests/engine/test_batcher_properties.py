@@ -21,7 +21,9 @@ from hypothesis.stateful import (
 )
 
 from helium_jax.config import ResolvedEngineConfig, token_buckets
-from helium_jax.engine import batcher
+from helium_jax.engine import transitions
+from helium_jax.engine.admission_order import order_of_admission
+from helium_jax.engine.batcher import decide
 from helium_jax.engine.sequence import (
     Sequence,
     SequenceStatus,
@@ -31,7 +33,7 @@ from helium_jax.engine.sequence import (
     rank_of,
 )
 from helium_jax.kvstore.store import make_store
-from helium_jax.types import GenerateRequest, SamplingParams
+from helium_jax.types import GenerateRequest, PlannedUse, SamplingParams
 
 PAGE_SIZE = 4
 ALPHABET = 2
@@ -106,7 +108,7 @@ class BatcherMachine(RuleBasedStateMachine):
         max_num_seqs=st.integers(1, 6),
         extra_tokens=st.sampled_from([0, 1, 5, 20]),
         steps_in_flight=st.sampled_from([1, 2, 3]),  # the batcher sets no limit
-        pin_budget=st.sampled_from([0.0, 0.5]),
+        pin_budget=st.sampled_from([0.0, 0.5, 1.0]),
         watermark=st.sampled_from([0.0, 0.01, 0.2]),
     )
     def start(
@@ -150,11 +152,22 @@ class BatcherMachine(RuleBasedStateMachine):
         salt=st.sampled_from(["", "", "", "other"]),
         next_use=st.one_of(st.none(), st.integers(0, 9)),
         is_warm=st.sampled_from([False] * 6 + [True]),
+        prefer_cached=st.booleans(),
         follows=st.booleans(),
         diverge=st.booleans(),
     )
     def submit(
-        self, prompt, repeat, max_tokens, priority, salt, next_use, is_warm, follows, diverge
+        self,
+        prompt,
+        repeat,
+        max_tokens,
+        priority,
+        salt,
+        next_use,
+        is_warm,
+        prefer_cached,
+        follows,
+        diverge,
     ):
         if follows and self.sequences:
             # A conversation goes on: the prompt begins with another's prompt and output.
@@ -172,6 +185,7 @@ class BatcherMachine(RuleBasedStateMachine):
                     priority=priority,
                     cache_salt=salt,
                     planned_next_use=next_use,
+                    prefer_cached=prefer_cached,
                 ),
                 arrival=len(self.sequences),
                 store=self.store,
@@ -184,14 +198,14 @@ class BatcherMachine(RuleBasedStateMachine):
             # Alone it takes a step per token; a queue takes no more than one after the other,
             # each preempted at worst once per follower.
             self.num_steps_allowed += 4 * len(self.unfinished) + 3 * self.config.max_model_len
-            batcher.submit(sequence, self.queues)
+            transitions.submit(sequence, self.queues)
 
     @precondition(lambda self: self.unfinished)
     @rule(data=st.data())
     def cancel(self, data):
         sequence = data.draw(st.sampled_from(self.unfinished))
         self.cancelled.add(sequence)
-        batcher.retire(sequence, self.queues, self.store)
+        transitions.retire(sequence, self.queues, self.store)
 
     @rule()
     def reset(self):
@@ -203,7 +217,8 @@ class BatcherMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.sequences)
     @rule(data=st.data())
     def pin(self, data):
-        pinned = self.store.pin(data.draw(st.sampled_from(self.sequences)).table)
+        table = data.draw(st.sampled_from(self.sequences)).table
+        pinned = self.store.pin(table, value=data.draw(st.integers(0, 2)))
         if pinned.pin_id is not None:
             self.pins.append(pinned.pin_id)
 
@@ -213,6 +228,17 @@ class BatcherMachine(RuleBasedStateMachine):
         pin_id = data.draw(st.sampled_from(self.pins))
         self.pins.remove(pin_id)
         self.store.unpin(pin_id)
+
+    @precondition(lambda self: self.sequences)
+    @rule(data=st.data())
+    def foresee(self, data):
+        sequence = data.draw(st.sampled_from(self.sequences))
+        use = PlannedUse(
+            token_ids=tuple(sequence.token_ids),
+            cache_salt=sequence.request.cache_salt,
+            next_use=data.draw(st.one_of(st.none(), st.integers(0, 9))),
+        )
+        self.store.foresee([use])
 
     @rule(count=st.integers(1, 6))
     def step(self, count):
@@ -225,7 +251,7 @@ class BatcherMachine(RuleBasedStateMachine):
 
     def run_step(self):
         plan = self.decide_checked()
-        batcher.apply(plan, self.queues, self.store)
+        transitions.apply(plan, self.queues, self.store)
         self.store.verify()
         if plan.rows:
             self.num_steps += 1
@@ -239,18 +265,15 @@ class BatcherMachine(RuleBasedStateMachine):
 
     def decide_checked(self):
         before = (self.store.snapshot(), [*self.queues.waiting], [*self.queues.running])
-        plan = batcher.decide(self.queues, self.store, self.config)
-        assert plan == batcher.decide(self.queues, self.store, self.config)
+        plan = decide(self.queues, self.store, self.config)
+        assert plan == decide(self.queues, self.store, self.config)
         assert before == (self.store.snapshot(), self.queues.waiting, self.queues.running)
         if self.unfinished and not self.in_flight:
             assert plan.rows or plan.admissions or plan.preemptions, "nothing moves"
         assert plan.num_tokens == sum(row.num_tokens for row in plan.rows)
         assert plan.num_tokens <= self.config.max_num_batched_tokens
         assert len({row.sequence for row in plan.rows}) == len(plan.rows)
-        admitted = [admission.sequence for admission in plan.admissions]
-        assert admitted == self.queues.waiting[: len(admitted)], "somebody was overtaken"
-        ranks = sorted(map(rank_of, self.queues.running), reverse=True)
-        assert [*map(rank_of, plan.preemptions)] == ranks[: len(plan.preemptions)]
+        self.check_order(plan)
         for sequence, start, num_tokens, samples in plan.rows:
             assert num_tokens >= 1
             assert start + num_tokens <= sequence.num_known
@@ -259,9 +282,29 @@ class BatcherMachine(RuleBasedStateMachine):
         served = {row.sequence for row in plan.rows}
         for sequence in self.queues.running:
             decodes = sequence.num_computed + 1 == sequence.num_known < sequence.limit
-            if decodes and not sequence.is_warm and sequence not in plan.preemptions:
+            gone = (*plan.preemptions, *plan.displacements)
+            if decodes and not sequence.is_warm and sequence not in gone:
                 assert sequence in served, "a running sequence stalls"
         return plan
+
+    def check_order(self, plan):
+        waiting = self.queues.waiting
+        admitted = {admission.sequence: None for admission in plan.admissions}
+        order = [place.sequence for place in order_of_admission(waiting, self.store)]
+        assert [*admitted] == order[: len(admitted)]
+        assert sorted(order, key=rank_of) == waiting
+        for before, after in zip(waiting, order, strict=True):
+            assert before.request.priority == after.request.priority
+            assert before.request.prefer_cached or before is after, "somebody was overtaken"
+        ranks = sorted(map(rank_of, self.queues.running), reverse=True)
+        assert [*map(rank_of, plan.preemptions)] == ranks[: len(plan.preemptions)]
+        assert not (plan.preemptions and (plan.admissions or plan.displacements))
+        if plan.displacements:
+            (newcomer,) = admitted
+            assert plan.admissions[0].num_pages + plan.admissions[0].num_matched > 0
+            for victim in plan.displacements:
+                assert victim.request.priority > newcomer.request.priority
+                assert len(victim.token_ids) >= victim.displaceable_from
 
     def pack(self, plan):
         page_of = {block.page: block for block in self.store._index.blocks()}
@@ -291,12 +334,14 @@ class BatcherMachine(RuleBasedStateMachine):
         if sequence.is_warmed and sequence.status is SequenceStatus.RUNNING:
             num_blocks = len(sequence.token_ids) // PAGE_SIZE
             assert len(self.store.match(sequence.table, num_blocks)) == num_blocks
-            batcher.retire(sequence, self.queues, self.store)
+            transitions.retire(sequence, self.queues, self.store)
 
     def read_results(self):
         for sequence, token in self.in_flight.popleft():
-            if batcher.accept(sequence, token, self.store) and (token == 0 or sequence.is_at_limit):
-                batcher.retire(sequence, self.queues, self.store)
+            if transitions.accept(sequence, token, self.store) and (
+                token == 0 or sequence.is_at_limit
+            ):
+                transitions.retire(sequence, self.queues, self.store)
 
     @invariant()
     def store_is_consistent(self):
@@ -342,7 +387,7 @@ def test_every_sequence_finishes_and_reads_only_its_own_tokens():
     run_state_machine_as_test(
         BatcherMachine,
         settings=settings(
-            max_examples=200,
+            max_examples=100,
             stateful_step_count=50,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
