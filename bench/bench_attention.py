@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10, help="timed calls of each, interleaved")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--only", default="", help="cases whose name contains this")
-    parser.add_argument("--implementation", default="xla_worklist")
+    parser.add_argument("--implementation", default="xla")
     arguments = parser.parse_args()
     for case in CASES:
         if arguments.only not in case.name:

@@ -6,6 +6,7 @@ A step is described on the host by `pack_batch` into one int32 array, taken apar
 """
 
 from helium_jax.kernels.attention.api import IMPLEMENTATIONS, paged_attention
+from helium_jax.kernels.attention.choose import ORDERS, choose_implementation
 from helium_jax.kernels.attention.layout import (
     AttentionBatch,
     AttentionLayout,
@@ -13,11 +14,15 @@ from helium_jax.kernels.attention.layout import (
     unpack_batch,
 )
 from helium_jax.kernels.attention.pack import pack_batch
+from helium_jax.kernels.attention.tuning import Target
 
 __all__ = [
     "IMPLEMENTATIONS",
+    "ORDERS",
     "AttentionBatch",
     "AttentionLayout",
+    "Target",
+    "choose_implementation",
     "make_layout",
     "pack_batch",
     "paged_attention",

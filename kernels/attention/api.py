@@ -5,6 +5,7 @@ from typing import Protocol
 import jax
 
 from helium_jax.kernels.attention.layout import AttentionBatch
+from helium_jax.kernels.attention.mosaic_tpu import attend_tpu
 from helium_jax.kernels.attention.reference import attend_reference
 from helium_jax.kernels.attention.xla_worklist import attend_worklist
 from helium_jax.kernels.pages import KVPages
@@ -32,7 +33,8 @@ class Implementation(Protocol):
 
 # In the order the default tries them.
 IMPLEMENTATIONS: dict[str, Implementation] = {
-    "xla_worklist": attend_worklist,
+    "mosaic_tpu": attend_tpu,
+    "xla": attend_worklist,
     "reference": attend_reference,
 }
 

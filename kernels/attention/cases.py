@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from helium_jax.kernels.attention.choose import ORDERS
 from helium_jax.kernels.attention.layout import AttentionLayout, make_layout
+from helium_jax.kernels.attention.tuning import Target
 from helium_jax.kernels.pages import KVPages, to_storage
 
 
@@ -64,6 +66,9 @@ class CaseInputs:
     layout: AttentionLayout
     scale: float
 
+
+# A few, so that a worker of a GPU layout has several items and a piece several workers.
+NUM_CORES = 4
 
 _RAGGED = AttentionCase(name="ragged", query_lens=(1, 7, 1, 33, 1), kv_lens=(17, 40, 1, 33, 70))
 _DECODE = AttentionCase(name="decode", query_lens=(1, 1, 1, 1), kv_lens=(5, 64, 33, 100))
@@ -122,8 +127,13 @@ TOLERANCES = {
 }
 
 
-def make_inputs(case: AttentionCase, dtype: str, seed: int = 0) -> CaseInputs:
-    """Random queries and pages; every element of the pool that no sequence owns is NaN."""
+def make_inputs(
+    case: AttentionCase, dtype: str, seed: int = 0, *, implementation: str = "xla"
+) -> CaseInputs:
+    """Random queries and pages; every element of the pool that no sequence owns is NaN.
+
+    Pages and layout are those of `implementation`; the values are the same for all.
+    """
     rng = np.random.default_rng(seed)
     size = case.page_size
     counts = [math.ceil(n / size) for n in case.kv_lens]
@@ -146,7 +156,7 @@ def make_inputs(case: AttentionCase, dtype: str, seed: int = 0) -> CaseInputs:
     values[:, ~owned] = np.nan
     layers = np.full((case.num_layers, *values.shape), np.nan, np.float32)
     layers[-1] = values
-    pages = make_pages(layers[:, 0], layers[:, 1], dtype)
+    pages = make_pages(layers[:, 0], layers[:, 1], dtype, order=ORDERS[implementation])
 
     num_tokens = max(2, sum(case.query_lens) + case.num_padding)
     q = rng.standard_normal((num_tokens, case.num_heads, case.head_size)).astype(np.float32)
@@ -160,18 +170,30 @@ def make_inputs(case: AttentionCase, dtype: str, seed: int = 0) -> CaseInputs:
             pages_per_seq=columns,
             page_size=size,
             num_pages=num_pages,
+            target=Target(
+                implementation=implementation,
+                num_heads=case.num_heads,
+                num_kv_heads=case.num_kv_heads,
+                num_cores=NUM_CORES,
+            ),
         ),
         scale=case.head_size**-0.5 if case.scale is None else case.scale,
     )
 
 
-def make_pages(k: np.ndarray, v: np.ndarray, dtype: str) -> KVPages:
-    """Pages from token-major float arrays [L, P, B, K, H]."""
+def make_pages(k: np.ndarray, v: np.ndarray, dtype: str, *, order: str = "columns") -> KVPages:
+    """Pages from token-major float arrays [L, P, B, K, H]; as on a CPU in the order "columns", as
+    on the kernels' own devices in the others.
+    """
+    keys, values = (jnp.asarray(x.transpose(0, 1, 3, 2, 4)).astype(dtype) for x in (k, v))
+    if order == "joined":
+        both = jnp.concatenate([keys, values], axis=-1)
+        return KVPages(k=both, v=None, dtype=dtype, order=order)
+    if order == "rows":
+        return KVPages(k=keys, v=values, dtype=dtype, order=order)
     storage = jnp.dtype("uint16" if dtype == "bfloat16" else dtype)
     empty = jnp.zeros((1,) * 5, storage)
     target = KVPages(k=empty, v=empty, dtype=dtype)
     return KVPages(
-        k=to_storage(jnp.asarray(k.transpose(0, 1, 3, 4, 2)), target),
-        v=to_storage(jnp.asarray(v.transpose(0, 1, 3, 2, 4)), target),
-        dtype=dtype,
+        k=to_storage(keys.swapaxes(3, 4), target), v=to_storage(values, target), dtype=dtype
     )

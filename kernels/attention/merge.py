@@ -59,3 +59,42 @@ def finish_partial(partial: Partial) -> tuple[jax.Array, jax.Array]:
     total = jnp.where(empty, 1.0, partial.total)
     out = jnp.where(empty[..., None], 0.0, partial.out / total[..., None])
     return out, jnp.where(empty, -jnp.inf, partial.peak + jnp.log(total))
+
+
+def merge_parts(
+    row_parts: jax.Array,
+    units: tuple[jax.Array, jax.Array],
+    blocks: tuple[jax.Array, jax.Array],
+    num_visible_blocks: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Puts together what a kernel's items saw of each row.
+
+    Args:
+        row_parts: int32 [T, M], see `AttentionBatch`; items it does not name may hold anything.
+        units: float32 out [U, K, G, H] and log-sum-exp [U, K, G], normalised.
+        blocks: out [J, K, G, R, H] and log-sum-exp [J, K, G, R], likewise.
+        num_visible_blocks: int32 [], block items from this one on do not count.
+
+    Returns:
+        out float32 [T, K, G, H] and log-sum-exp [T, K, G]; zeros and -inf for rows without parts.
+    """
+    num_units, num_rows = units[0].shape[0], blocks[0].shape[3]
+    is_unit = (row_parts >= 0) & (row_parts < num_units)
+    within = row_parts - num_units
+    is_block = (within >= 0) & (within < num_visible_blocks * num_rows)
+    unit = jnp.where(is_unit, row_parts, 0)
+    block = jnp.where(is_block, within // num_rows, 0)
+    row = jnp.where(is_block, within % num_rows, 0)
+
+    of_unit = jnp.where(is_unit[..., None, None], units[1][unit], -jnp.inf)  # [T, M, K, G]
+    lse = jnp.where(is_block[..., None, None], blocks[1][block, :, :, row], of_unit)
+    peak = jnp.maximum(jnp.max(lse, axis=1), HIDDEN)  # [T, K, G]
+    weights = jnp.exp(lse - peak[:, None])
+    total = jnp.sum(weights, axis=1)
+    empty = total == 0
+    weights = weights / jnp.where(empty, 1.0, total)[:, None]
+
+    out = jnp.where(is_unit[..., None, None, None], units[0][unit], 0.0)  # [T, M, K, G, H]
+    out = jnp.where(is_block[..., None, None, None], blocks[0][block, :, :, row], out)
+    out = jnp.where(weights[..., None] > 0, out * weights[..., None], 0.0)
+    return jnp.sum(out, axis=1), jnp.where(empty, -jnp.inf, peak + jnp.log(total))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from helium_jax.kernels.attention.cascade import CascadeCosts, PrefixGroup, find_prefix_groups
+from helium_jax.kernels.attention.items import fill_items
 from helium_jax.kernels.attention.layout import AttentionLayout
 
 # Fitted to groups of 2 to 32 rows over 64 to 1,024 shared tokens, 2-core CPU (README.md).
@@ -89,6 +90,7 @@ def pack_batch(
     arrays["unit_ends"][:num_seqs] = np.where(in_units, num_pages_of, 0)
 
     _fill_blocks(layout, arrays, row_starts, query_lens, kv_lens, own_blocks, starts, groups)
+    fill_items(layout, arrays)
 
 
 def _choose_groups(
@@ -104,9 +106,14 @@ def _choose_groups(
     alone = np.where(own_blocks > 0, own_blocks * block_page, 1.0)  # per page of each sequence
     room = layout.max_blocks - int(own_blocks.sum())
 
+    depths = np.zeros(len(query_lens), np.int32)
+    most_depth = layout.max_parts // layout.max_splits - 1 if layout.max_parts else None
+
     def pays(group: PrefixGroup) -> bool:
         nonlocal room
         members = list(group.members)
+        if most_depth is not None and depths[members].max() >= most_depth:
+            return False
         num_blocks = -(-int(query_lens[members].sum()) // layout.block_rows)
         num_pages = group.end - group.start
         pages_read = -(-num_pages // layout.run_pages) * layout.run_pages
@@ -114,6 +121,7 @@ def _choose_groups(
         if num_blocks > room or together >= float(alone[members].sum()) * num_pages:
             return False
         room -= num_blocks
+        depths[members] += 1
         return True
 
     shareable = np.where(query_lens > 0, (kv_lens - query_lens) // layout.page_size, 0)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from helium_jax.kernels.attention.layout import AttentionBatch
-from helium_jax.kernels.pages import KVPages, from_storage
+from helium_jax.kernels.pages import KVPages, gather_keys, gather_values
 
 
 def attend_reference(
@@ -38,9 +38,9 @@ def attend_reference(
     def attend_row(row: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         query, seq, position = row  # [N, H], [], []
         table = batch.page_tables[jnp.maximum(seq, 0)]  # [C]
-        keys = from_storage(pages.k[layer, table], pages).astype(jnp.float32)  # [C, K, H, B]
+        keys = gather_keys(pages, layer, table).astype(jnp.float32)  # [C, K, H, B]
         keys = keys.transpose(1, 2, 0, 3).reshape(kv_heads, head_size, num_keys)
-        values = from_storage(pages.v[layer, table], pages).astype(jnp.float32)  # [C, K, B, H]
+        values = gather_values(pages, layer, table).astype(jnp.float32)  # [C, K, B, H]
         values = values.transpose(1, 0, 2, 3).reshape(kv_heads, num_keys, head_size)
 
         key_positions = jnp.arange(num_keys, dtype=jnp.int32)

@@ -8,9 +8,6 @@ pieces; row T collects what padding computes. Trip counts come from the data: pa
   Which units these are is found on the device from the S page counts, so no list of units exists.
 - *Blocks* (up to R rows, a range of pages) serve longer chunks and shared prefixes. The query heads
   of one KV head are stacked as rows; pages are read in runs, gathered into one matrix per head.
-
-XLA:CPU gathers whole pages fastest from a pool seen as [pages, elements], with the layer folded
-into the page index so that no layer is ever sliced out.
 """
 
 from dataclasses import dataclass
@@ -26,7 +23,7 @@ from helium_jax.kernels.attention.merge import (
     finish_partial,
     merge_partials,
 )
-from helium_jax.kernels.pages import KVPages, from_storage
+from helium_jax.kernels.pages import KVPages, gather_keys, gather_values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,16 +47,11 @@ class _Step:
 
     def gather_keys(self, page_ids: jax.Array) -> jax.Array:
         """int32 [W] -> float32 [W, K, H, B]."""
-        return self._gather(self.pages.k, page_ids)
+        return gather_keys(self.pages, self.layer, page_ids).astype(jnp.float32)
 
     def gather_values(self, page_ids: jax.Array) -> jax.Array:
         """int32 [W] -> float32 [W, K, B, H]."""
-        return self._gather(self.pages.v, page_ids)
-
-    def _gather(self, pool: jax.Array, page_ids: jax.Array) -> jax.Array:
-        rows = pool.reshape(pool.shape[0] * pool.shape[1], -1)
-        taken = rows.at[page_ids + self.layer * self.pages.num_pages].get(mode="promise_in_bounds")
-        return from_storage(taken.reshape(-1, *pool.shape[2:]), self.pages).astype(jnp.float32)
+        return gather_values(self.pages, self.layer, page_ids).astype(jnp.float32)
 
     def finish_scores(self, scores: jax.Array, visible: jax.Array) -> jax.Array:
         """Soft cap and mask."""

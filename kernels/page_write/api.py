@@ -1,13 +1,41 @@
 """The one entry for page writes: checks shapes once, then writes in place."""
 
+from typing import Protocol
+
 import jax
 
+from helium_jax.kernels.page_write.mosaic_tpu import write_tiles
 from helium_jax.kernels.page_write.xla_scatter import scatter_pages
 from helium_jax.kernels.pages import KVPages
 
 
+class Implementation(Protocol):
+    """How a backend writes pages; shapes are already checked.
+
+    Raises:
+        NotImplementedError: it cannot do these pages; the message says why.
+    """
+
+    def __call__(
+        self, pages: KVPages, layer: int, k: jax.Array, v: jax.Array, slots: jax.Array
+    ) -> KVPages: ...
+
+
+# In the order the default tries them.
+IMPLEMENTATIONS: dict[str, Implementation] = {
+    "mosaic_tpu": write_tiles,
+    "xla": scatter_pages,
+}
+
+
 def write_pages(
-    pages: KVPages, layer: int, k: jax.Array, v: jax.Array, slots: jax.Array
+    pages: KVPages,
+    layer: int,
+    k: jax.Array,
+    v: jax.Array,
+    slots: jax.Array,
+    *,
+    implementation: str | None = None,
 ) -> KVPages:
     """Writes one layer's new keys and values; in place when `pages` is donated to the step.
 
@@ -17,13 +45,16 @@ def write_pages(
         k: [T, K, H], any float dtype; cast to the pages' dtype.
         v: [T, K, H], likewise.
         slots: int32 [T], page * page_size + offset; a slot outside [0, P * B) is dropped, which is
-            how padding rows are written nowhere. Slots inside must differ from one another.
+            how padding rows are written nowhere. Slots inside must differ from one another, and
+            those of one page be in ascending order on neighbouring rows, as a step's are.
+        implementation: a key of IMPLEMENTATIONS; None takes the first that can do this.
 
     Returns:
         The pages after the write; `pages` itself is no longer valid under donation.
 
     Raises:
         ValueError: an argument has the wrong shape, dtype or range; the message names it.
+        NotImplementedError: the named implementation cannot do this; the message says why.
     """
     if not 0 <= layer < pages.num_layers:
         raise ValueError(f"{layer=} is not a layer of these pages ({pages.num_layers=})")
@@ -35,4 +66,13 @@ def write_pages(
         raise ValueError(
             f"slots is {slots.dtype}{list(slots.shape)}; expected int32[{k.shape[0]}], one per row"
         )
-    return scatter_pages(pages, layer, k, v, slots)
+    if implementation is not None:
+        if implementation not in IMPLEMENTATIONS:
+            raise ValueError(f"{implementation=} is unknown; choose one of {[*IMPLEMENTATIONS]}")
+        return IMPLEMENTATIONS[implementation](pages, layer, k, v, slots)
+    for write in IMPLEMENTATIONS.values():
+        try:
+            return write(pages, layer, k, v, slots)
+        except NotImplementedError:
+            continue
+    raise NotImplementedError("no implementation can write these pages")

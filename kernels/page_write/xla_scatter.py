@@ -16,8 +16,15 @@ def scatter_pages(
     # Negative indices would count from the end, so they move beyond the end, where they drop.
     page = jnp.where(slots < 0, pages.num_pages, slots // size)  # [T]
     offset = jnp.where(slots < 0, 0, slots % size)
+    k, v = to_storage(k, pages), to_storage(v, pages)
+    if pages.v is None:
+        both = jnp.concatenate([k, v], axis=-1)  # [T, K, 2 H]
+        pool = pages.k.at[layer, page, :, offset].set(both, mode="drop")
+        return dataclasses.replace(pages, k=pool)
+    if pages.order == "columns":
+        pool = pages.k.at[layer, page, :, :, offset].set(k, mode="drop")
+    else:
+        pool = pages.k.at[layer, page, :, offset].set(k, mode="drop")
     return dataclasses.replace(
-        pages,
-        k=pages.k.at[layer, page, :, :, offset].set(to_storage(k, pages), mode="drop"),
-        v=pages.v.at[layer, page, :, offset].set(to_storage(v, pages), mode="drop"),
+        pages, k=pool, v=pages.v.at[layer, page, :, offset].set(v, mode="drop")
     )

@@ -49,13 +49,13 @@ def refuse(*_args, **_options):
 
 
 def test_the_default_falls_through_and_an_explicit_choice_raises(monkeypatch):
-    monkeypatch.setitem(IMPLEMENTATIONS, "xla_worklist", refuse)
+    monkeypatch.setitem(IMPLEMENTATIONS, "xla", refuse)
     out, _ = attend()
     assert out.shape == (4, 4, 8)
     with pytest.raises(NotImplementedError, match="head size 8"):
-        attend(implementation="xla_worklist")
+        attend(implementation="xla")
     monkeypatch.setitem(IMPLEMENTATIONS, "reference", refuse)
-    with pytest.raises(NotImplementedError, match="xla_worklist: head size 8; reference: head"):
+    with pytest.raises(NotImplementedError, match="; xla: head size 8; reference: head"):
         attend()
 
 

@@ -1,0 +1,43 @@
+"""Which implementation a machine gets, before anything is allocated, and why."""
+
+from helium_jax.kernels.attention import mosaic_tpu
+
+# The order of a page's elements that each implementation reads without copies (`KVPages`).
+ORDERS = {"mosaic_tpu": "joined", "xla": "columns", "reference": "columns"}
+
+
+def choose_implementation(
+    platform: str,
+    *,
+    dtype: str,
+    head_size: int,
+    page_size: int,
+    num_heads: int,
+    num_kv_heads: int,
+) -> tuple[str, str]:
+    """The implementation of `paged_attention` for pools of this shape, and the reason.
+
+    Pages must be allocated in its order (`ORDERS`) and layouts made for it (`Target`).
+
+    Args:
+        platform: "cpu", "gpu" (or "cuda") or "tpu".
+        dtype: of activations and pages; where they differ, "xla" is the one to take.
+        head_size: H.
+        page_size: B.
+        num_heads: N.
+        num_kv_heads: K.
+
+    Returns:
+        a key of IMPLEMENTATIONS and one sentence for people.
+    """
+    shape = (
+        f"pages of {page_size} tokens, {num_heads}/{num_kv_heads} heads of {head_size} in {dtype}"
+    )
+    if platform == "tpu":
+        name = "mosaic_tpu"
+        reason = mosaic_tpu.why_not(dtype=dtype, head_size=head_size, page_size=page_size)
+    else:
+        return "xla", f"there is no kernel for {platform!r}, and XLA's work list was made for it"
+    if reason is None:
+        return name, f"the Pallas kernel reads {shape}"
+    return "xla", f"not {name}: {reason}"
