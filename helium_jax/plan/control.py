@@ -73,9 +73,9 @@ class Carried:
 class Loop:
     """A body that runs again and again, as often as each row needs.
 
-    Its value is that of `body.result` after the last iteration. Without any iteration it is the
-    initial value of the carried name that is the result, or whose `next` is the result; without
-    either, the empty text.
+    Its value is that of `body.result` after the last iteration; a carried name as the result means
+    its value after its last change. Without any iteration it is the initial value of the carried
+    name that is the result or whose `next` is the result, and without either the empty text.
 
     Attributes:
         count: iterations, or the name of an int parameter; None for a while.
@@ -156,6 +156,21 @@ def bodies(op: Op) -> tuple[Body, ...]:
             return (body,)
         case Race(arms=arms):
             return arms
+        case _:
+            return ()
+
+
+def body_fields(op: Op) -> tuple[str, ...]:
+    """Where the bodies stand in the operator's document, in the order of `bodies`."""
+    match op:
+        case Branch(otherwise=None):
+            return ("then",)
+        case Branch():
+            return ("then", "else")
+        case Loop() | Map():
+            return ("body",)
+        case Race(arms=arms):
+            return tuple(f"arms[{index}]" for index in range(len(arms)))
         case _:
             return ()
 

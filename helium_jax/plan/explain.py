@@ -6,17 +6,19 @@ from typing import Any
 import msgspec
 
 from helium_jax.errors import Problem
-from helium_jax.plan.control import Node, is_call
-from helium_jax.plan.nodes import (
-    CallSettings,
-    Chat,
-    Completion,
-    Const,
-    Input,
-    Param,
-    Template,
+from helium_jax.plan.control import (
+    Control,
+    Node,
+    bodies,
+    body_fields,
+    is_deterministic,
 )
+from helium_jax.plan.describing import details, title, type_word
+from helium_jax.plan.nodes import Chat, Completion
+from helium_jax.plan.outline import outline
 from helium_jax.plan.plan import Plan
+from helium_jax.plan.references import body_order, references
+from helium_jax.plan.size import max_executions, row_size
 from helium_jax.plan.writing import write_settings
 
 MAX_INDENT = 40  # levels; deeper ones stay at the margin, or a long chain would fill the memory
@@ -32,6 +34,9 @@ def explain_text(
 ) -> str:
     """The plan as a tree, one operator a line, the outputs at the top.
 
+    Under an operator stands what it needs; a body hangs under its operator as a tree of its own,
+    which begins at the body's result.
+
     Args:
         plan: a valid plan.
         num_rows: of the batch, when it is known.
@@ -39,28 +44,19 @@ def explain_text(
         warnings: of validation, shown at the end.
     """
     lines = [f"Plan {plan.name or '(unnamed)'}  ({_facts(plan, num_rows)})"]
-    shown: set[str] = set()
-    # Depth first with a stack of our own: a chain may be longer than Python's.
-    pending = [(output.source, 1, f"Output {output.name}") for output in plan.outputs]
-    pending.reverse()
-    while pending:
-        name, depth, label = pending.pop()
-        indent = "  " * min(depth, MAX_INDENT)
-        if label:
-            lines.append(f"{'  ' * (depth - 1)}{label}")
-        node = plan.nodes[name]
-        needs = plan.dependencies[name]
-        if name in shown and needs:
-            lines.append(f"{indent}->  {_title(node)}  (shown above)")
-            continue
-        shown.add(name)
-        details = _details(node, num_rows, prefix_tokens.get(name))
-        lines.append(f"{indent}->  {_title(node)}  ({', '.join(details)})")
-        pending += [(need, depth + 1, "") for need in reversed(needs)]
-    pruned = [op for op in plan.ops if op.name not in plan.needed]
+    for line in outline(plan):
+        indent = "  " * min(line.depth, MAX_INDENT)
+        if line.node is None:
+            lines.append(f"{indent}{line.label}")
+        elif line.is_repeated:
+            lines.append(f"{indent}->  {title(line.node)}  (shown above)")
+        else:
+            facts = details(line.node, num_rows, prefix_tokens.get(line.node.name))
+            lines.append(f"{indent}->  {title(line.node)}  ({', '.join(facts)})")
+    pruned = [op for op in plan.all_ops if op.name not in plan.needed]
     if pruned:
         lines.append("Pruned (no output needs them)")
-        lines += [f"  ->  {_title(op)}  (never executed)" for op in pruned]
+        lines += [f"  ->  {title(op)}  (never executed)" for op in pruned]
     others = [problem for problem in warnings if problem.code != "pruned"]
     if others:
         lines.append("Warnings")
@@ -75,24 +71,28 @@ def explain_json(
     prefix_tokens: Mapping[str, int] = NO_TOKENS,
     warnings: Sequence[Problem] = (),
 ) -> bytes:
-    """The same as one JSON object, operators in an order in which they can run."""
-    operators = []
-    for name in plan.topological_order:
-        node = plan.nodes[name]
-        is_needed = name in plan.needed
-        operator: dict[str, Any] = {
-            "name": name,
-            "type": _type(node),
-            "needs": list(plan.dependencies[name]),
-            "pruned": not is_needed,
-        }
-        if isinstance(node, Chat | Completion):
-            operator["max_calls"] = num_rows if is_needed else 0
-            operator["deterministic"] = node.settings.sampling.is_deterministic
-            operator["settings"] = write_settings(node.settings)
-        if name in prefix_tokens:
-            operator["static_prefix_tokens"] = prefix_tokens[name]
+    """The same as one JSON object, operators in an order in which they can run.
+
+    What is in bodies comes right after the operator that holds it, with its name as `inside`.
+    """
+    executions = max_executions(plan)
+    operators: list[dict[str, Any]] = []
+    pending: list[tuple[Node, str | None]] = [
+        (plan.nodes[name], None) for name in reversed(plan.topological_order)
+    ]
+    while pending:
+        node, inside = pending.pop()
+        most = executions.get(node.name, 0) if node.name in plan.needed else 0
+        operator = _operator(node, most, num_rows)
+        operator["pruned"] = node.name not in plan.needed
+        if inside is not None:
+            operator["inside"] = inside
+        if node.name in prefix_tokens:
+            operator["static_prefix_tokens"] = prefix_tokens[node.name]
         operators.append(operator)
+        if isinstance(node, Control):
+            inner = [(op, node.name) for body in bodies(node) for op in body_order(body.ops)]
+            pending += reversed(inner)
     document = {
         "plan_id": plan.plan_id,
         "name": plan.name,
@@ -105,58 +105,33 @@ def explain_json(
 
 
 def _facts(plan: Plan, num_rows: int | None) -> str:
-    calls = sum(is_call(plan.nodes[name]) for name in plan.needed)
-    facts = [plan.plan_id, f"operators={len(plan.ops)}", f"calls per row={calls}"]
+    calls = row_size(plan).calls
+    # Branches, loops and maps make fewer calls than their bounds, as each row needs.
+    is_bound = any(isinstance(op, Control) for op in plan.all_ops)
+    facts = [
+        plan.plan_id,
+        f"operators={len(plan.all_ops)}",
+        f"calls per row{'<=' if is_bound else '='}{calls}",
+    ]
     if num_rows is not None:
         facts += [f"rows={num_rows}", f"calls<={calls * num_rows}"]
     return ", ".join(facts)
 
 
-def _title(node: Node) -> str:
-    return f"{type(node).__name__} {node.name}"
-
-
-def _type(node: Node) -> str:
-    match node:
-        case Chat():
-            return "llm.chat"
-        case Completion():
-            return "llm.completion"
-        case _:
-            return type(node).__name__.lower()
-
-
-def _details(node: Node, num_rows: int | None, prefix_tokens: int | None) -> list[str]:
-    match node:
-        case Input(type=type_):
-            details = [f"column of {type_}"]
-        case Param(type=type_, default=default):
-            details = [
-                f"{type_} per run" + (f", default {default!r}" if default is not None else "")
-            ]
-        case Const(value=tuple() as values):
-            details = [f"column of {len(values)} values"]
-        case Const():
-            details = ["one value"]
-        case Template():
-            details = ["text"]
-        case Chat(settings=settings) | Completion(settings=settings):
-            details = _call_details(settings)
-    if num_rows is not None:
-        details.insert(0, f"rows={num_rows}")
-    if prefix_tokens is not None:
-        details.append(f"static prefix={prefix_tokens} tokens")
-    return details
-
-
-def _call_details(settings: CallSettings) -> list[str]:
-    sampling = settings.sampling
-    if sampling.is_greedy:
-        details = ["greedy"]
-    elif sampling.seed is not None:
-        details = [f"temperature={sampling.temperature:g}", f"seed={sampling.seed}"]
-    else:
-        details = [f"temperature={sampling.temperature:g}", "every call a new draw"]
-    if sampling.max_tokens is not None:
-        details.append(f"max_tokens={sampling.max_tokens}")
-    return details
+def _operator(node: Node, most: int, num_rows: int | None) -> dict[str, Any]:
+    operator: dict[str, Any] = {
+        "name": node.name,
+        "type": type_word(node),
+        "needs": list(references(node)),
+    }
+    if isinstance(node, Control):
+        operator["deterministic"] = is_deterministic(node)
+        operator["bodies"] = {
+            field: {"operators": [op.name for op in body.ops], "result": body.result}
+            for field, body in zip(body_fields(node), bodies(node), strict=True)
+        }
+    if isinstance(node, Chat | Completion):
+        operator["max_calls"] = None if num_rows is None else most * num_rows
+        operator["deterministic"] = node.settings.sampling.is_deterministic
+        operator["settings"] = write_settings(node.settings)
+    return operator

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from helium_jax.plan.findings import Findings
-from helium_jax.plan.template import TemplateSyntaxError, Text, parse_template
+from helium_jax.plan.formula import Formula, FormulaError, parse_formula
+from helium_jax.plan.template import Slot, TemplateSyntaxError, Text, parse_template
 
 
 def describe(value: object) -> str:
@@ -59,6 +60,33 @@ def read_template(value: object, path: str, found: Findings) -> Text | None:
         return parse_template(source)
     except TemplateSyntaxError as error:
         found.add(path, str(error), "template_syntax")
+        return None
+
+
+def read_reference(value: object, path: str, found: Findings) -> str | None:
+    """A name, as it is or as the slot `{{name}}` that it would be in a text."""
+    name = read_text(value, path, found)
+    if name is None or not name.lstrip().startswith("{{"):
+        return name
+    text = read_template(name.strip(), path, found)
+    if text is not None and len(text) == 1 and isinstance(text[0], Slot):
+        return text[0].name
+    if text is not None:
+        found.add(path, f"{name[:40]!r} must be one name; make a template operator of it")
+    return None
+
+
+def read_formula(value: object, path: str, found: Findings) -> Formula | None:
+    """A formula; a boolean stands for the formula that is it."""
+    if isinstance(value, bool):
+        value = "true" if value else "false"
+    source = read_text(value, path, found)
+    if source is None:
+        return None
+    try:
+        return parse_formula(source)
+    except FormulaError as error:
+        found.add(path, str(error), "formula_syntax")
         return None
 
 

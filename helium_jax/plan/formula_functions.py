@@ -24,7 +24,6 @@ from helium_jax.plan.formula_values import (
 
 MAX_REGEX_CHARS = 500
 MAX_REGEX_BYTES = 4 * 2**20  # of a compiled program
-NO_DEFAULT = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +43,7 @@ class FormulaFunction:
     regex_arg: int | None = None
 
 
-def compile_regex(source: str, position: int) -> "re2._Regexp[str]":
+def compile_regex(source: str, position: int) -> re2._Regexp:
     """An RE2 expression.
 
     Raises:
@@ -99,7 +98,7 @@ def _extract(args: list[Evaluated], position: int) -> Evaluated:
     if found is None:
         message = f"nothing in {describe_value(text)} matches {cast(str, args[1])[:60]!r}"
         raise FormulaError(message + "; test it with matches(text, regex) first", position)
-    return found.group(_group(args, found.re.groups, position)) or ""
+    return cast(str | None, found.group(_group(args, found.re.groups, position))) or ""
 
 
 def _extract_all(args: list[Evaluated], position: int) -> Evaluated:
@@ -110,7 +109,7 @@ def _extract_all(args: list[Evaluated], position: int) -> Evaluated:
     for found in regex.finditer(text):
         if len(items) == MAX_LIST_ITEMS:
             raise _too_many(position)
-        items.append(found.group(group) or "")
+        items.append(cast(str | None, found.group(group)) or "")
     return items
 
 

@@ -6,12 +6,22 @@ from typing import Literal
 
 OnRowError = Literal["skip", "fail"]
 
-MAX_OPS = 10_000
+MAX_OPS = 10_000  # those in bodies and sub-plans included
+MAX_NESTING = 6  # bodies and sub-plans inside each other
+MAX_ITERATIONS = 10_000
+MAX_ITEMS = 10_000
+DEFAULT_MAX_ITEMS = 100
+MAX_ARMS = 64
+MAX_CARRIED = 64
+MAX_SOURCES = 1_000
+MAX_RETRIES = 10
 MAX_INPUTS = 1_000
 MAX_MESSAGES = 1_000
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARS = 1_024
-MAX_CALLS = 10_000_000  # rows times calling operators
+MAX_CALLS = 10_000_000  # rows times calls, as many as every bound of the plan allows
+MAX_STEPS = 100_000_000  # the same of all operators
+MAX_OUTPUT_TOKENS = 10_000_000_000  # the same of max_tokens
 MAX_VALUE_CHARS = 4_000_000  # of one value, so that a chain of templates cannot double forever
 MAX_TIMEOUT_S = 7 * 24 * 3600.0
 
@@ -30,12 +40,14 @@ class RunLimits:
             prompt and its max_tokens still fit; the rows of further ones fail.
         timeout_s: seconds from the run's start, after which unfinished rows fail.
         on_row_error: whether a failing row is left out, or ends the run.
+        max_concurrency: calls at the engine at one time.
     """
 
     max_llm_calls: int | None = None
     max_total_tokens: int | None = None
     timeout_s: float | None = None
     on_row_error: OnRowError = "skip"
+    max_concurrency: int | None = None
 
 
 def parse_duration(source: str) -> float | None:

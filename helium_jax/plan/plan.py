@@ -11,11 +11,12 @@ import msgspec
 
 from helium_jax.errors import PlanError, Problem
 from helium_jax.plan import graph
-from helium_jax.plan.control import Node, Op, walk
+from helium_jax.plan.control import Loop, Node, Op, bodies, body_fields, bound_names, walk
 from helium_jax.plan.limits import RunLimits
-from helium_jax.plan.nodes import Input, Output, Param
-from helium_jax.plan.references import references, rename_references
-from helium_jax.plan.signature import Signature, sign
+from helium_jax.plan.nodes import Function, Input, Lambda, Output, Param
+from helium_jax.plan.references import body_order, own_references, references
+from helium_jax.plan.rewriting import Rewriting
+from helium_jax.plan.signature import Signature, bound_signature, sign
 from helium_jax.plan.writing import VERSION, write_input, write_limits, write_op, write_param
 
 
@@ -24,7 +25,8 @@ from helium_jax.plan.writing import VERSION, write_input, write_limits, write_op
 class Plan:
     """What to compute; says nothing of how or in which order.
 
-    Two plans are equal when their documents are, whatever the order of names in them.
+    Two plans are equal when their documents are, whatever the order of names in them, and the
+    functions of their lambdas.
 
     Attributes:
         name: for people.
@@ -43,7 +45,9 @@ class Plan:
     limits: RunLimits = field(default_factory=RunLimits)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Plan) and self.canonical_json == other.canonical_json
+        if not isinstance(other, Plan) or self.canonical_json != other.canonical_json:
+            return False
+        return self.functions == other.functions
 
     def __hash__(self) -> int:
         return hash(self.plan_id)
@@ -55,42 +59,88 @@ class Plan:
 
     @cached_property
     def nodes(self) -> Mapping[str, Node]:
-        """Inputs, parameters and operators by name."""
+        """Inputs, parameters and operators of the outermost scope by name."""
         return {node.name: node for node in (*self.inputs, *self.params, *self.ops)}
 
     @cached_property
     def dependencies(self) -> Mapping[str, tuple[str, ...]]:
-        """The names that each node needs."""
+        """The names that each of `nodes` needs, for itself and for its bodies."""
         return {name: references(node) for name, node in self.nodes.items()}
 
     @cached_property
     def topological_order(self) -> tuple[str, ...]:
-        """Every node after those it needs, else in the author's order.
+        """Every one of `nodes` after those it needs, else in the author's order.
+
+        The order inside a body is `references.body_order`.
 
         Raises:
-            PlanError: there is a cycle.
+            PlanError: there is a cycle, here or in a body.
         """
         order = graph.topological_order(self.dependencies)
-        if len(order) < len(self.nodes):
+        if len(order) < len(self.nodes) or self._has_cycle_in_body:
             raise PlanError(cycle_problems(self))
         return tuple(order)
 
     @cached_property
+    def _has_cycle_in_body(self) -> bool:
+        return any(
+            len(body_order(body.ops)) < len(body.ops) for op in self.all_ops for body in bodies(op)
+        )
+
+    @cached_property
     def needed(self) -> frozenset[str]:
-        """The nodes that some output needs; the others are never computed."""
-        return graph.reachable(self.dependencies, (output.source for output in self.outputs))
+        """The nodes, also of bodies, that some output needs; the others are never computed.
+
+        A branch, loop, map or race that is needed needs the results of all of its bodies.
+        """
+        needs: dict[str, tuple[str, ...]] = {node.name: () for node in self.nodes.values()}
+        for op in self.all_ops:
+            nexts = tuple(one.next for one in op.carried) if isinstance(op, Loop) else ()
+            results = tuple(body.result for body in bodies(op))
+            needs[op.name] = (*own_references(op), *results, *nexts)
+        return graph.reachable(needs, (output.source for output in self.outputs))
 
     @cached_property
     def signatures(self) -> Mapping[str, Signature]:
-        """Every node's signature: equal ones mean equal values; see `nodes.sign`."""
+        """The signature of every node, also of bodies: equal ones mean equal values.
+
+        In a body a carried name or item has one value, whichever that is: two operators of equal
+        signature in one body are equal in each of its runs. See `signature.sign`.
+        """
         signatures: dict[str, Signature] = {}
         for name in self.topological_order:
-            signatures[name] = sign(self.nodes[name], signatures)
+            _sign_all(self.nodes[name], signatures)
         return signatures
 
-    @cached_property
+    @property
     def document(self) -> dict[str, Any]:
-        """The plan as a document of builtin values, in the author's order."""
+        """The plan as a document of builtin values, in the author's order.
+
+        Raises:
+            PlanError: it has lambdas, which no document can hold.
+        """
+        problems = [
+            Problem(
+                path=f"plan.ops.{op.name}",
+                message=f"calls the Python function {op.function.name!r}, which no file can hold; "
+                "use a formula, slice, concat or view, or keep the plan in Python",
+                code="unsupported_parameter",
+            )
+            for op in self.all_ops
+            if isinstance(op, Lambda)
+        ]
+        if problems:
+            raise PlanError(problems)
+        return self._identity
+
+    @cached_property
+    def functions(self) -> Mapping[str, Function]:
+        """The functions of the lambdas, by their names."""
+        return {op.function.name: op.function for op in self.all_ops if isinstance(op, Lambda)}
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        """The document; lambdas are in it by the names of their functions."""
         document: dict[str, Any] = {"version": VERSION}
         if self.name:
             document["name"] = self.name
@@ -106,7 +156,7 @@ class Plan:
     @cached_property
     def canonical_json(self) -> bytes:
         """The document with sorted keys: what the plan's identity is made of."""
-        return msgspec.json.encode(self.document, order="deterministic")
+        return msgspec.json.encode(self._identity, order="deterministic")
 
     @cached_property
     def plan_id(self) -> str:
@@ -114,39 +164,50 @@ class Plan:
         return "plan_" + hashlib.sha256(self.canonical_json).hexdigest()[:32]
 
     def replace(self, rewrite: Callable[[Op], Op]) -> "Plan":
-        """The plan with every operator rewritten; `self` when nothing changed.
+        """The plan with every operator rewritten, also in bodies; `self` when nothing changed.
 
-        `rewrite` gets the operators in topological order, references already following earlier
-        replacements. It may return an operator of another name that is already in the plan:
-        references to the old one then lead to that one.
+        `rewrite` gets the operators of a scope in topological order, references already following
+        earlier replacements, and after them those of their bodies. It may return an operator of
+        another name that is already in the plan: references to the old one then lead to that one.
+        If that one cannot be seen from there, because it is in a body that the old one is not in,
+        the old one stays.
         """
-        renamed: dict[str, str] = {}
-        rewritten: dict[str, Op] = {}
-        operators = {op.name: op for op in self.ops}
-        for name in self.topological_order:
-            if name in operators:
-                op = rewrite(rename_references(operators[name], renamed))
-                rewritten.setdefault(op.name, op)
-                if op.name != name:
-                    renamed[name] = op.name
-        kept = [rewritten[op.name] for op in self.ops if op.name in rewritten]
-        added = [op for name, op in rewritten.items() if name not in operators]
-        if not renamed and all(op is operators[op.name] for op in kept):
+        rewriting = Rewriting(self.ops, rewrite)
+        renamed = rewriting.renamed
+        pairs = zip(rewriting.ops, self.ops, strict=False)
+        if len(rewriting.ops) == len(self.ops) and all(new is old for new, old in pairs):
             return self
         outputs = tuple(
             dataclasses.replace(output, source=renamed.get(output.source, output.source))
             for output in self.outputs
         )
-        return dataclasses.replace(self, ops=(*kept, *added), outputs=outputs)
+        return dataclasses.replace(self, ops=rewriting.ops, outputs=outputs)
+
+
+def _sign_all(node: Node, signatures: dict[str, Signature]) -> None:
+    """Adds the signatures of a node and of what its bodies hold."""
+    signatures[node.name] = sign(node, signatures)
+    if isinstance(node, Input | Param):
+        return
+    signatures.update({name: bound_signature(name) for name in bound_names(node)})
+    for body in bodies(node):
+        for op in body_order(body.ops):
+            _sign_all(op, signatures)
 
 
 def cycle_problems(plan: Plan) -> list[Problem]:
-    """One problem per cycle, which it spells out."""
-    return [
-        Problem(
-            path=f"plan.ops.{cycle[0]}",
-            message=f"needs itself: {' -> '.join(cycle)}; a plan may have no cycle",
-            code="cycle",
-        )
-        for cycle in graph.find_cycles(plan.dependencies)
-    ]
+    """One problem per cycle of a scope, which it spells out."""
+    problems = []
+    pending: list[tuple[str, tuple[Op, ...]]] = [("plan.ops", plan.ops)]
+    while pending:
+        path, ops = pending.pop()
+        for cycle in graph.find_cycles({op.name: references(op) for op in ops}):
+            message = f"needs itself: {' -> '.join(cycle)}; a plan may have no cycle"
+            problems.append(Problem(path=f"{path}.{cycle[0]}", message=message, code="cycle"))
+        inner = [
+            (f"{path}.{op.name}.{field}.ops", body.ops)
+            for op in ops
+            for field, body in zip(body_fields(op), bodies(op), strict=True)
+        ]
+        pending += reversed(inner)
+    return problems

@@ -117,15 +117,8 @@ def rename_references(op: Op, names: Mapping[str, str]) -> Op:
 
     Names that the operator defines stay: only `rename_all` gives those new names.
     """
-    renamed = _rename_own(op, names)
-    return _map_bodies(
-        renamed,
-        lambda body: _same(
-            body,
-            ops=_same_tuple(body.ops, tuple(rename_references(o, names) for o in body.ops)),
-            result=names.get(body.result, body.result),
-        ),
-    )
+    renamed = map_bodies(_rename_own(op, names), lambda one: rename_references(one, names))
+    return rename_results(renamed, names)
 
 
 def rename_all(op: Op, names: Mapping[str, str]) -> Op:
@@ -142,14 +135,7 @@ def rename_all(op: Op, names: Mapping[str, str]) -> Op:
                 renamed = _same(renamed, item=names.get(item, item))
             case _:
                 pass
-        return _map_bodies(
-            renamed,
-            lambda body: _same(
-                body,
-                ops=_same_tuple(body.ops, tuple(map(rename, body.ops))),
-                result=names.get(body.result, body.result),
-            ),
-        )
+        return rename_results(map_bodies(renamed, rename), names)
 
     return rename(op)
 
@@ -221,8 +207,28 @@ def replace_bodies(op: Op, new: tuple[Body, ...]) -> Op:
             return op
 
 
-def _map_bodies(op: Op, change: Callable[[Body], Body]) -> Op:
-    return replace_bodies(op, tuple(change(body) for body in bodies(op)))
+def map_bodies(op: Op, change: Callable[[Op], Op]) -> Op:
+    """The operator with every operator directly in its bodies changed; itself when none is."""
+    return replace_bodies(
+        op,
+        tuple(
+            _same(body, ops=_same_tuple(body.ops, tuple(map(change, body.ops))))
+            for body in bodies(op)
+        ),
+    )
+
+
+def rename_next(loop: Loop, names: Mapping[str, str]) -> Loop:
+    """The loop with other names for what it carries from one iteration to the next."""
+    new = tuple(_same(one, next=names.get(one.next, one.next)) for one in loop.carried)
+    return _same(loop, carried=_same_tuple(loop.carried, new))
+
+
+def rename_results(op: Op, names: Mapping[str, str]) -> Op:
+    """The operator with other results of its bodies."""
+    return replace_bodies(
+        op, tuple(_same(body, result=names.get(body.result, body.result)) for body in bodies(op))
+    )
 
 
 def _same(value: T, **fields: Any) -> T:

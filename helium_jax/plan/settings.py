@@ -10,22 +10,31 @@ from helium_jax.plan.fields import (
     read_int,
     read_mapping,
     read_number,
+    read_text,
 )
 from helium_jax.plan.findings import Findings
-from helium_jax.plan.limits import MAX_STOP_CHARS, MAX_STOP_STRINGS
-from helium_jax.plan.nodes import CachePolicy, CallSettings
+from helium_jax.plan.limits import (
+    MAX_RETRIES,
+    MAX_STOP_CHARS,
+    MAX_STOP_STRINGS,
+    MAX_TIMEOUT_S,
+    parse_duration,
+)
+from helium_jax.plan.nodes import CachePolicy, CallSettings, OnError
 from helium_jax.plan.writing import SAMPLING_FIELDS
 from helium_jax.types import SamplingParams
 
-SETTINGS_FIELDS = (*SAMPLING_FIELDS, "stop", "priority", "cache")
+SETTINGS_FIELDS = (
+    *SAMPLING_FIELDS, "stop", "priority", "cache", "retries", "timeout", "on_error"
+)  # fmt: skip
 
 # Fields that other systems have and that would change the answer: refused, not ignored.
 UNSUPPORTED_FIELDS = frozenset(
     {
         "best_of", "functions", "function_call", "grammar", "guided_json", "guided_regex",
-        "json_schema", "logprobs", "lora", "max_completion_tokens", "model", "n", "on_error",
-        "reasoning_effort", "regex", "response_format", "retries", "schema", "stream", "suffix",
-        "timeout", "tool_choice", "tools", "top_logprobs",
+        "json_schema", "logprobs", "lora", "max_completion_tokens", "model", "n",
+        "reasoning_effort", "regex", "response_format", "schema", "stream", "suffix",
+        "tool_choice", "tools", "top_logprobs",
     }
 )  # fmt: skip
 
@@ -69,11 +78,17 @@ def read_settings(document: dict[str, Any], path: str, found: Findings) -> CallS
     priority = read_int(
         document.get("priority"), f"{path}.priority", found, -MAX_PRIORITY, MAX_PRIORITY
     )
+    retries = read_int(document.get("retries"), f"{path}.retries", found, 0, MAX_RETRIES)
+    on_error, default = _read_on_error(document.get("on_error"), f"{path}.on_error", found)
     return CallSettings(
         sampling=sampling,
         stop=_read_stop(document.get("stop"), f"{path}.stop", found),
         priority=priority or 0,
         cache=_read_cache(document.get("cache"), f"{path}.cache", found),
+        retries=retries or 0,
+        timeout_s=read_timeout(document.get("timeout"), f"{path}.timeout", found),
+        on_error=on_error,
+        default=default,
     )
 
 
@@ -139,3 +154,31 @@ def _read_cache(value: object, path: str, found: Findings) -> CachePolicy:
         for name in ("results", "kv")
     }
     return CachePolicy(results=words["results"] != "off", kv=words["kv"] != "off")
+
+
+def _read_on_error(value: object, path: str, found: Findings) -> tuple[OnError, str]:
+    """What a failed call does, and its value if that is a text of its own."""
+    if isinstance(value, dict):
+        document = read_mapping(value, path, found)
+        check_fields(document, path, ("default",), frozenset(), found)
+        default = read_text(document.get("default"), f"{path}.default", found)
+        if default is None:
+            found.add(f"{path}.default", "is missing; write the text that a failed call gives")
+        return "default", default or ""
+    word = read_choice(value, path, found, ("fail", "empty"), "fail, empty or {default: text}")
+    return ("empty" if word == "empty" else "fail"), ""
+
+
+def read_timeout(value: object, path: str, found: Findings) -> float | None:
+    """Seconds, as a number or a duration like "15m"."""
+    if isinstance(value, str):
+        seconds = parse_duration(value)
+        if seconds is None:
+            found.add(path, f"{value[:40]!r} is no duration; write 90s, 15m, 1h30m or seconds")
+            return None
+    else:
+        seconds = read_number(value, path, found, -1e308, 1e308)
+    if seconds is not None and not 0 < seconds <= MAX_TIMEOUT_S:
+        found.add(path, f"{seconds:g} seconds must be over 0 and at most {MAX_TIMEOUT_S:g}")
+        return None
+    return seconds

@@ -9,22 +9,17 @@ from collections.abc import Mapping
 
 from helium_jax.errors import Problem
 from helium_jax.plan import graph
-from helium_jax.plan.control import Op, is_call
+from helium_jax.plan.control import Loop, bodies
+from helium_jax.plan.control_spec import check_controls
 from helium_jax.plan.fields import describe
 from helium_jax.plan.findings import Findings
-from helium_jax.plan.limits import MAX_CALLS, MAX_INPUTS, MAX_OPS
-from helium_jax.plan.nodes import (
-    Chat,
-    Completion,
-    Const,
-    Param,
-    Template,
-    Value,
-    ValueType,
-)
+from helium_jax.plan.limits import MAX_INPUTS, MAX_NESTING, MAX_OPS
+from helium_jax.plan.nodes import Const, Param, Value, ValueType
 from helium_jax.plan.plan import Plan, cycle_problems
-from helium_jax.plan.template import Text, is_name, slot_names
-from helium_jax.plan.writing import chat_fields
+from helium_jax.plan.reading_context import author_path
+from helium_jax.plan.scopes import Scopes, check_unique, check_uses, collect_scopes
+from helium_jax.plan.size import NO_PARAMS, row_size, size_fault
+from helium_jax.plan.template import is_name
 
 NO_PATHS: Mapping[str, str] = {}
 
@@ -37,24 +32,46 @@ def check_plan(
     Args:
         plan: the plan; nothing about it is assumed.
         known: names that exist although the plan lacks them, because they could not be read.
-        paths: other paths for some of the canonical ones.
+        paths: other paths for some of the canonical ones, and so for all that begin with them.
     """
     found = Findings()
-    if len(plan.ops) > MAX_OPS or len(plan.inputs) + len(plan.params) > 2 * MAX_INPUTS:
-        message = f"has {len(plan.ops)} operators; at most {MAX_OPS} are allowed"
-        found.add("plan.ops", message, "plan_too_large")
+    _check_extent(plan, found)
+    if found.problems:
         return found
-    _check_names(plan, found)
-    _check_references(plan, known, paths, found)
+    scopes = collect_scopes(plan)
+    _check_names(plan, scopes, paths, found)
+    check_uses(scopes, known, paths, found)
+    _check_outputs(plan, scopes, known, found)
     for param in plan.params:
         _check_param(param, found)
     _check_columns(plan, found)
+    controls = Findings()
+    check_controls(plan, scopes, controls)
+    found.problems += _rename(controls.problems, paths)
     if not plan.outputs:
         found.add("plan.outputs", "is empty; name at least one result", "no_outputs")
     found.problems += _rename(cycle_problems(plan), paths)
+    if not found.problems and (fault := size_fault(row_size(plan), 1)) is not None:
+        message = f"one row may become too much: {fault}; lower counts, max_iterations or max_items"
+        found.add("plan.ops", message, "plan_too_large")
     if not found.problems:
-        _warn_of_unused(plan, found)
+        _warn_of_unused(plan, scopes, paths, found)
     return found
+
+
+def _check_extent(plan: Plan, found: Findings) -> None:
+    """Refuses what is too large or too deep before anything is derived from it."""
+    num_ops, level, depth = 0, list(plan.ops), 0
+    while level and num_ops <= MAX_OPS and depth <= MAX_NESTING:
+        num_ops += len(level)
+        level = [op for one in level for body in bodies(one) for op in body.ops]
+        depth += 1
+    if num_ops > MAX_OPS or len(plan.inputs) + len(plan.params) > 2 * MAX_INPUTS:
+        message = f"has {num_ops} operators; at most {MAX_OPS} are allowed"
+        found.add("plan.ops", message, "plan_too_large")
+    elif level:
+        message = f"is more than {MAX_NESTING} bodies deep; flatten the plan"
+        found.add("plan.ops", message, "plan_too_large")
 
 
 def validate(plan: Plan) -> tuple[Problem, ...]:
@@ -68,21 +85,29 @@ def validate(plan: Plan) -> tuple[Problem, ...]:
     return tuple(found.warnings)
 
 
-def check_size(plan: Plan, num_rows: int) -> None:
-    """Refuses a batch that is too large before any work is done for it.
+def check_size(plan: Plan, num_rows: int, params: Mapping[str, Value] = NO_PARAMS) -> None:
+    """Refuses a run that is too large before any work is done for it.
+
+    Args:
+        plan: a valid plan.
+        num_rows: of the batch.
+        params: every parameter's value; without them loops count their bounds.
 
     Raises:
-        PlanError: rows times calling operators are too many.
+        PlanError: rows times calls, steps or tokens are too many, all bounds used up, or a
+            parameter asks a loop for more iterations than it may make.
     """
-    num_calls = sum(is_call(plan.nodes[name]) for name in plan.needed)
     found = Findings()
-    if num_calls * num_rows > MAX_CALLS:
-        found.add(
-            "inputs",
-            f"{num_rows} rows times {num_calls} calling operators are over {MAX_CALLS} calls; "
-            "split the rows over several runs",
-            "plan_too_large",
-        )
+    for op in plan.all_ops:
+        if not isinstance(op, Loop) or not isinstance(op.count, str) or op.name not in plan.needed:
+            continue
+        count = params.get(op.count, 0)
+        if not isinstance(count, int) or not 0 <= count <= op.max_iterations:
+            message = f"{count} iterations of {op.name!r} must be in [0, {op.max_iterations}]"
+            found.add(f"params.{op.count}", message)
+    if (fault := size_fault(row_size(plan, params), num_rows)) is not None:
+        message = f"{fault}; split the rows over several runs"
+        found.add("inputs", message, "plan_too_large")
     found.raise_if_any()
 
 
@@ -122,21 +147,14 @@ def parse_value(source: str, type_: ValueType) -> Value:
     return source
 
 
-def _check_names(plan: Plan, found: Findings) -> None:
-    kinds: dict[str, str] = {}
-    for kind, names in (
-        ("inputs", [node.name for node in plan.inputs]),
-        ("params", [node.name for node in plan.params]),
-        ("ops", [op.name for op in plan.ops]),
-    ):
-        for name in names:
-            path = f"plan.{kind}.{name[:64]}"
-            if not is_name(name) and kind != "ops":
-                found.add(path, f"{name[:80]!r} is no name; letters, digits, _ and -", "bad_name")
-            if name in kinds:
-                message = f"the name is already in {kinds[name]}; names are shared, choose another"
-                found.add(path, message, "duplicate_name")
-            kinds.setdefault(name, kind)
+def _check_names(plan: Plan, scopes: Scopes, paths: Mapping[str, str], found: Findings) -> None:
+    # Names in operators have been checked where they were read; only Python can get here.
+    for kind, nodes in (("inputs", plan.inputs), ("params", plan.params)):
+        for node in nodes:
+            if not is_name(node.name):
+                message = f"{node.name[:80]!r} is no name; letters, digits, _ and -"
+                found.add(f"plan.{kind}.{node.name[:64]}", message, "bad_name")
+    check_unique(scopes, paths, found)
     seen: set[str] = set()
     for output in plan.outputs:
         path = f"plan.outputs.{output.name[:64]}"
@@ -149,41 +167,19 @@ def _check_names(plan: Plan, found: Findings) -> None:
         seen.add(output.name)
 
 
-def _check_references(
-    plan: Plan, known: frozenset[str], paths: Mapping[str, str], found: Findings
-) -> None:
-    names = [*plan.nodes]
-    exists = plan.nodes.keys() | known
-    for op in plan.ops:
-        for field, text in texts(op):
-            for name in slot_names(text):
-                if name not in exists:
-                    path = f"plan.ops.{op.name}.{field}"
-                    hint = found.suggest(name, names, kinds="inputs, params and operators")
-                    message = f"{{{{{name}}}}} is nothing in this plan; {hint}"
-                    found.add(paths.get(path, path), message, "unknown_reference")
+def _check_outputs(plan: Plan, scopes: Scopes, known: frozenset[str], found: Findings) -> None:
+    inner = {op.name: path for op, path in scopes.ops if path != f"plan.ops.{op.name}"}
     for output in plan.outputs:
-        if output.source not in exists:
-            hint = found.suggest(output.source, names, kinds="inputs and operators")
-            found.add(
-                f"plan.outputs.{output.name[:64]}",
-                f"{output.source[:64]!r} is nothing in this plan; {hint}",
-                "unknown_reference",
-            )
-
-
-def texts(op: Op) -> list[tuple[str, Text]]:
-    """An operator's texts with the names of their fields."""
-    match op:
-        case Template(text=text):
-            return [("template", text)]
-        case Completion(prompt=prompt):
-            return [("prompt", prompt)]
-        case Chat(messages=messages):
-            fields = chat_fields(op)
-            return [(field, m.content) for field, m in zip(fields, messages, strict=False)]
-        case Const():
-            return []
+        path = f"plan.outputs.{output.name[:64]}"
+        if output.source in plan.nodes or output.source in known:
+            continue
+        if output.source in inner:
+            message = f"{output.source!r} is inside of another operator; name that one"
+            found.add(path, message, "not_visible")
+            continue
+        hint = found.suggest(output.source, plan.nodes, kinds="inputs and operators")
+        message = f"{output.source[:64]!r} is nothing in this plan; {hint}"
+        found.add(path, message, "unknown_reference")
 
 
 def _check_param(param: Param, found: Findings) -> None:
@@ -228,11 +224,11 @@ def _check_columns(plan: Plan, found: Findings) -> None:
             found.add(path, f"{message}; columns are one value per row")
 
 
-def _warn_of_unused(plan: Plan, found: Findings) -> None:
-    for op in plan.ops:
+def _warn_of_unused(plan: Plan, scopes: Scopes, paths: Mapping[str, str], found: Findings) -> None:
+    for op, path in scopes.ops:
         if op.name not in plan.needed:
-            path = f"plan.ops.{op.name}"
-            found.warn(path, "no output needs it; it is pruned and never runs", "pruned")
+            message = "no output needs it; it is pruned and never runs"
+            found.warn(author_path(path, paths), message, "pruned")
     used = plan.needed | graph.reachable(plan.dependencies, (op.name for op in plan.ops))
     for kind, nodes in (("inputs", plan.inputs), ("params", plan.params)):
         for node in nodes:
@@ -242,5 +238,5 @@ def _warn_of_unused(plan: Plan, found: Findings) -> None:
 
 def _rename(problems: list[Problem], paths: Mapping[str, str]) -> list[Problem]:
     return [
-        Problem(path=paths.get(p.path, p.path), message=p.message, code=p.code) for p in problems
+        Problem(path=author_path(p.path, paths), message=p.message, code=p.code) for p in problems
     ]

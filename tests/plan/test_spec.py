@@ -39,7 +39,7 @@ def test_all_faults_are_reported_at_once_and_none_causes_another():
         "a": {"type": "llm.chat", "user": "{{b}} {{qq}}", "temprature": 1, "model": "x"},
         "b": {"type": "llm.chat", "user": "{{a}}", "max_tokens": 0},
         "c": {"type": "llm.chat", "messages": [{"role": "usr", "content": "{{ x.y }}"}]},
-        "d": {"type": "branch"},
+        "d": {"type": "brunch"},
         "e": {"type": "llm.completion", "prompt": "{{d}}"},
     }
     found = faults(
@@ -51,13 +51,13 @@ def test_all_faults_are_reported_at_once_and_none_causes_another():
     )
     assert [(path, code) for path, _, code in found] == [
         ("plan.version", "unknown_version"),
+        ("plan.inputs.q.type", "plan_invalid"),
         ("plan.ops.a.temprature", "unknown_field"),
         ("plan.ops.a.model", "unsupported_parameter"),
         ("plan.ops.b.max_tokens", "plan_invalid"),
         ("plan.ops.c.messages[0].role", "plan_invalid"),
         ("plan.ops.c.messages[0].content", "template_syntax"),
         ("plan.ops.d.type", "unknown_op_type"),
-        ("plan.inputs.q.type", "plan_invalid"),
         ("plan.outputs.p", "plan_invalid"),
         ("plan.limits.max_llm_calls", "plan_invalid"),
         ("plan.limits.timeout", "plan_invalid"),
@@ -69,6 +69,7 @@ def test_all_faults_are_reported_at_once_and_none_causes_another():
     assert "did you mean 'temperature'?" in messages["plan.ops.a.temprature"]
     assert "did you mean 'q'?" in messages["plan.ops.a.user"]
     assert "did you mean 'a'?" in messages["plan.outputs.o"]
+    assert "did you mean 'branch'?" in messages["plan.ops.d.type"]
     assert "a -> b -> a" in messages["plan.ops.a"]
     assert "helium/v1" in messages["plan.version"]
 
@@ -113,7 +114,14 @@ def test_all_faults_are_reported_at_once_and_none_causes_another():
         ({"user": "{{nope}}"}, "user", "{{nope}} is nothing in this plan"),
         ({"response_format": {}}, "response_format", "is not supported here"),
         ({"tools": []}, "tools", "is not supported here"),
-        ({"retries": 3}, "retries", "is not supported here"),
+        ({"retries": 11}, "retries", "must be in [0, 10]"),
+        ({"timeout": "soon"}, "timeout", "is no duration"),
+        ({"timeout": 0}, "timeout", "must be over 0"),
+        ({"on_error": "retry"}, "on_error", "'retry' is unknown"),
+        ({"on_error": {}}, "on_error.default", "is missing"),
+        ({"history": 3}, "history", "must be text"),
+        ({"history": "b"}, "history", "'b' is nothing in this plan"),
+        ({"history": "{{a}} and more"}, "history", "must be one name"),
         ({"chat_template": "x"}, "chat_template", "is no field of this"),
         ({"webhook": "http://x"}, "webhook", "is no field of this"),
     ],
