@@ -83,18 +83,18 @@ class Observations:
     def estimate_error_ratio(self) -> float:
         """How many times the estimates are off, over all calls so far; 1 is exact.
 
-        The mean of `error_ratios` by generated tokens, so that an operator counts as much as the
-        time it takes. Operators with fewer than `PRIOR_CALLS` calls say too little and are left
+        The mean of `error_ratios`, an operator counting as much as the tokens that it took or was
+        believed to take. Operators with fewer than `PRIOR_CALLS` calls say too little and are left
         out.
         """
-        ratios = self.error_ratios()
-        weighted = [
-            (self._seen[name].output_tokens, ratio)
-            for name, ratio in ratios.items()
-            if self._seen[name].num_calls >= PRIOR_CALLS
-        ]
-        total = sum(weight for weight, _ in weighted)
-        return sum(weight * ratio for weight, ratio in weighted) / total if total else 1.0
+        total = weighted = 0.0
+        for name, ratio in self.error_ratios().items():
+            seen = self._seen[name]
+            if seen.num_calls >= PRIOR_CALLS:
+                weight = max(seen.output_tokens, seen.num_calls * self._estimates[name], 1.0)
+                total += weight
+                weighted += weight * ratio
+        return weighted / total if total else 1.0
 
     def _of(self, operator: str) -> _Seen:
         return self._seen.setdefault(operator, _Seen())
