@@ -76,20 +76,24 @@ class Recorder:
         if written is None:
             written = self._open[table] = _Written(self._num_tables)
             self._num_tables += 1
-            self.events.append(Needs(written.number, self._block_range(table, 0, len(table.keys))))
+            self._write(Needs(written.number, self._block_range(table, 0, len(table.keys))))
         if len(table.pages) > written.num_pages:
             written.num_pages = len(table.pages)
-            self.events.append(Holds(written.number, written.num_pages))
+            self._write(Holds(written.number, written.num_pages))
         if len(table.blocks) > written.num_blocks:
             new = self._block_range(table, written.num_blocks, len(table.blocks))
             written.num_blocks = len(table.blocks)
-            self.events.append(Shares(written.number, new))
+            self._write(Shares(written.number, new))
 
     def released(self, table: PageTable) -> None:
         """A table has given everything back."""
         written = self._open.pop(table, None)
-        if written is not None and not self.is_full:
-            self.events.append(Ends(written.number))
+        if written is not None:
+            self._write(Ends(written.number))
+
+    def _write(self, event: Event) -> None:
+        if not self.is_full:
+            self.events.append(event)
 
     def _block_range(self, table: PageTable, start: int, stop: int) -> tuple[int, ...]:
         ids = self._block_ids
