@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 from helium_jax.optimizer.facts import Facts
 from helium_jax.optimizer.rewriting import Note, Rewriting
-from helium_jax.plan import Body, Loop, Op, Plan, bodies, references, replace_bodies
+from helium_jax.plan import Body, Loop, Op, Plan, bodies, replace_bodies
 from helium_jax.plan.control import walk
 from helium_jax.plan.graph import reachable
+from helium_jax.plan.references import own_references
 
 
 def prune_unused_nodes(plan: Plan, facts: Facts) -> Rewriting:
@@ -20,59 +21,54 @@ def prune_unused_nodes(plan: Plan, facts: Facts) -> Rewriting:
                    parameters stay, because who runs the plan gives them.
     Pays off when: always.
     """
-    kept = [_prune_bodies(op) for op in plan.ops if op.name in plan.needed]
-    left = {op.name for op in walk(kept)}
-    pruned = [op.name for op in plan.all_ops if op.name not in left]
-    carried = list(_lost_names(plan, kept))
-    if not pruned and not carried:
+    live = _find_live(plan)
+    kept = tuple(_prune_bodies(op, live) for op in plan.ops if op.name in live)
+    notes = tuple(_explain(plan, kept))
+    if not notes:
         return Rewriting(plan=plan)
-    return Rewriting(
-        plan=dataclasses.replace(plan, ops=tuple(kept)),
-        notes=(
-            *(Note(operator=name, reason="no output needs it") for name in pruned),
-            *(Note(operator=name, reason=f"no iteration reads {lost}") for name, lost in carried),
-        ),
-    )
+    return Rewriting(plan=dataclasses.replace(plan, ops=kept), notes=notes)
 
 
-def _prune_bodies(op: Op) -> Op:
-    inside = bodies(op)
-    if not inside:
-        return op
+def _find_live(plan: Plan) -> frozenset[str]:
+    """Operators of all scopes and carried names that some output depends on."""
+    needs: dict[str, tuple[str, ...]] = {}
+    for op in plan.all_ops:
+        results = tuple(body.result for body in bodies(op))
+        if isinstance(op, Loop):
+            needs |= {one.name: (one.initial, one.next) for one in op.carried}
+            condition = () if op.condition is None else op.condition.names
+            # Without an iteration the value is the initial one of the name that goes on with it.
+            starts = tuple(one.name for one in op.carried if one.next == op.body.result)
+            needs[op.name] = (*results, *condition, *starts)
+        else:
+            needs[op.name] = (*own_references(op), *results)
+    return reachable(needs, (output.source for output in plan.outputs))
+
+
+def _prune_bodies(op: Op, live: frozenset[str]) -> Op:
     if isinstance(op, Loop):
-        live = _live_in_loop(op)
-        # Without an iteration the value is the initial one of the name that goes on with it.
-        carried = tuple(c for c in op.carried if c.name in live or c.next == op.body.result)
+        carried = tuple(one for one in op.carried if one.name in live)
         if len(carried) < len(op.carried):
             op = dataclasses.replace(op, carried=carried)
-        return replace_bodies(op, (_keep(op.body, live),))
-    return replace_bodies(op, tuple(_keep(body, _live(body)) for body in inside))
-
-
-def _live(body: Body) -> frozenset[str]:
-    return reachable({op.name: references(op) for op in body.ops}, (body.result,))
-
-
-def _live_in_loop(loop: Loop) -> frozenset[str]:
-    """Names of the body and carried names that the value or the condition depends on."""
-    graph = {op.name: references(op) for op in loop.body.ops}
-    graph |= {one.name: (one.next,) for one in loop.carried}
-    condition = () if loop.condition is None else loop.condition.names
-    return reachable(graph, (loop.body.result, *condition))
+    return replace_bodies(op, tuple(_keep(body, live) for body in bodies(op)))
 
 
 def _keep(body: Body, live: frozenset[str]) -> Body:
-    ops = tuple(_prune_bodies(op) for op in body.ops if op.name in live)
+    ops = tuple(_prune_bodies(op, live) for op in body.ops if op.name in live)
     is_same = len(ops) == len(body.ops) and all(a is b for a, b in zip(ops, body.ops, strict=True))
     return body if is_same else dataclasses.replace(body, ops=ops)
 
 
-def _lost_names(plan: Plan, kept: list[Op]) -> Iterator[tuple[str, str]]:
-    """(loop, carried name) of what loops that stay no longer carry."""
-    before = {op.name: op for op in plan.all_ops if isinstance(op, Loop)}
-    for op in walk(kept):
-        if isinstance(op, Loop):
-            names = {one.name for one in op.carried}
-            for one in before[op.name].carried:
+def _explain(plan: Plan, kept: tuple[Op, ...]) -> Iterator[Note]:
+    """What is left out, in the author's order, then what loops that stay no longer carry."""
+    left = {op.name: op for op in walk(kept)}
+    for op in plan.all_ops:
+        if op.name not in left:
+            yield Note(operator=op.name, reason="no output needs it")
+    for op in plan.all_ops:
+        after = left.get(op.name)
+        if isinstance(op, Loop) and isinstance(after, Loop):
+            names = {one.name for one in after.carried}
+            for one in op.carried:
                 if one.name not in names:
-                    yield op.name, one.name
+                    yield Note(operator=op.name, reason=f"no iteration reads {one.name}")
