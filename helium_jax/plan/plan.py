@@ -131,7 +131,7 @@ class Plan:
         ]
         if problems:
             raise PlanError(problems)
-        return self._identity
+        return self.identity
 
     @cached_property
     def functions(self) -> Mapping[str, Function]:
@@ -139,7 +139,7 @@ class Plan:
         return {op.function.name: op.function for op in self.all_ops if isinstance(op, Lambda)}
 
     @cached_property
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """The document; lambdas are in it by the names of their functions."""
         document: dict[str, Any] = {"version": VERSION}
         if self.name:
@@ -156,7 +156,7 @@ class Plan:
     @cached_property
     def canonical_json(self) -> bytes:
         """The document with sorted keys: what the plan's identity is made of."""
-        return msgspec.json.encode(self._identity, order="deterministic")
+        return msgspec.json.encode(self.identity, order="deterministic")
 
     @cached_property
     def plan_id(self) -> str:

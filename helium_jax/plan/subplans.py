@@ -14,9 +14,9 @@ from helium_jax.plan.control import Loop, Op, bodies, body_fields, bound_names, 
 from helium_jax.plan.fields import check_fields, read_mapping, read_reference
 from helium_jax.plan.nodes import Const, Input, Output, Param, Value
 from helium_jax.plan.reading_context import Reading, author_path
-from helium_jax.plan.references import map_bodies, rename_all
+from helium_jax.plan.references import map_bodies, own_references, rename_all
 from helium_jax.plan.spec import param_fault
-from helium_jax.plan.template import is_path
+from helium_jax.plan.template import Slot, TemplateSyntaxError, is_path, parse_template
 
 NONE: frozenset[str] = frozenset()
 SUBPLAN_FIELDS = ("version", "name", "inputs", "params", "ops", "outputs")
@@ -62,8 +62,12 @@ def expand_subplan(
     for new in names.values():
         if new.startswith(f"{name}/") and not is_path(new):
             found.add(path, f"{new[:80]!r} is too deep or too long for a name", "bad_name")
-    constants = tuple(Const(name=names[param], value=value) for param, value in values.items())
-    ops = tuple(rename_all(_fix_counts(op, values), names) for op in parts.ops)
+    counted = tuple(_fix_counts(op, values) for op in parts.ops)
+    used = _used(counted, parts.outputs)
+    constants = tuple(
+        Const(name=names[param], value=value) for param, value in values.items() if param in used
+    )
+    ops = tuple(rename_all(op, names) for op in counted)
     _note_paths(parts.ops, ops, path, inner, reading)
     _note_outputs(name, parts, names, path, reading)
     return constants + ops
@@ -113,21 +117,52 @@ def _bind_params(
     for name, param in declared.items():
         where = f"{path}.{name}"
         value = given.get(name, param.default)
-        if isinstance(value, str) and value.strip().startswith("{{"):
-            outer = read_reference(value, where, found)
-            outer_param = reading.params.get(outer or "")
-            if outer_param is None or outer is None:
-                hint = found.suggest(outer or "", reading.params, kinds="parameters")
-                found.add(where, f"{value[:40]!r} is no parameter of the outer plan; {hint}")
-            elif outer_param.type != param.type:
-                found.add(where, f"must be {param.type}, and {outer!r} is {outer_param.type}")
-            passed[name] = outer or ""
+        if isinstance(value, dict):
+            passed[name] = _pass_param(param, value, where, reading)
             continue
+        if name in given and (outer := _one_slot(value)) is not None:
+            message = f"is a value, not a template; for the parameter write {{param: {outer}}}"
+            found.add(where, message)
         fault = "is missing and has no default" if value is None else param_fault(param, value)
         if fault is not None:
             found.add(where, fault)
         values[name] = value if isinstance(value, str | int | float) else ""
     return values, passed
+
+
+def _pass_param(param: Param, document: dict[str, Any], path: str, reading: Reading) -> str:
+    """The outer parameter in `{param: rounds}`."""
+    found = reading.found
+    check_fields(document, path, ("param",), NONE, found)
+    outer = read_reference(document.get("param"), f"{path}.param", found)
+    outer_param = reading.params.get(outer or "")
+    if outer_param is None:
+        hint = found.suggest(outer or "", reading.params, kinds="parameters")
+        found.add(path, f"{outer!r} is no parameter of the outer plan; {hint}")
+        reading.unread.add(outer or "")
+    elif outer_param.type != param.type:
+        found.add(path, f"must be {param.type}, and {outer!r} is {outer_param.type}")
+    return outer or ""
+
+
+def _one_slot(value: object) -> str | None:
+    """The name in a text that is one slot, `{{rounds}}`, and nothing else."""
+    try:
+        text = parse_template(value.strip()) if isinstance(value, str) else ()
+    except TemplateSyntaxError:
+        return None
+    return text[0].name if len(text) == 1 and isinstance(text[0], Slot) else None
+
+
+def _used(ops: tuple[Op, ...], outputs: tuple[Output, ...]) -> set[str]:
+    """Every name that is used in some place."""
+    used = {output.source for output in outputs}
+    for op in walk(ops):
+        used.update(own_references(op))
+        used.update(body.result for body in bodies(op))
+        if isinstance(op, Loop):
+            used.update(one.next for one in op.carried)
+    return used
 
 
 def _fix_counts(op: Op, values: Mapping[str, Value]) -> Op:
