@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 
 from helium_jax.builtin import TINY_NAME, tiny_folder
-from helium_jax.config import DeviceInfo, EngineConfig, ModelShape, resolve
+from helium_jax.config import DeviceInfo, EngineConfig, ModelShape, ResolvedEngineConfig, resolve
 from helium_jax.engine import AsyncEngine, Engine, Loop, Progress, Runner
 from helium_jax.errors import RequestError
 from helium_jax.models.checkpoint import load_hf, read_config
@@ -109,11 +109,16 @@ def loop_factory(
             max_num_seqs=resolved.max_num_seqs,
             eos_token_ids=frozenset(source.config.eos_token_ids),
             deterministic=resolved.deterministic,
-            version=version,
+            version=name_numerics(version, resolved),
         )
         return Loop(runner, info, resolved)
 
     return make_loop
+
+
+def name_numerics(version: str, config: ResolvedEngineConfig) -> str:
+    """The weights' version and how they are computed with: whatever may change an answer."""
+    return f"{version}/{config.kv_dtype}/{config.quantization or 'unquantized'}"
 
 
 def _shape_of(model: ModelConfig) -> ModelShape:
