@@ -114,11 +114,15 @@ class TokenSteps:
 
     def usage(self, worker: int, previous: int | None, call: int) -> float:
         """What `call` costs on `worker` directly after `previous`; None: it is the first there."""
+        return self._cost(worker, call, self._unshared(previous, call))
+
+    def _unshared(self, previous: int | None, call: int) -> float:
+        prompt = self._prompts[call // self.graph.num_rows]
+        return prompt if previous is None else prompt - self.shared(previous, call)
+
+    def _cost(self, worker: int, call: int, prefill: float) -> float:
         operator = call // self.graph.num_rows
         node = self.graph.nodes[operator]
-        prefill = self._prompts[operator]
-        if previous is not None:
-            prefill -= self.shared(previous, call)
         work = node.output_tokens * prefill + self._decodes[operator]
         return self.scale * node.repeats * work / self.capacities[worker]
 
@@ -148,12 +152,10 @@ class TokenSteps:
                     if start is None:
                         break
                     previous = order[nexts[worker] - 1] if nexts[worker] else None
+                    unshared = self._unshared(previous, call)
                     starts[call] = start
-                    ends[call] = start + self.usage(worker, previous, call)
-                    clocks[worker] = ends[call]
-                    prefilled += self._prompts[call // self.graph.num_rows]
-                    if previous is not None:
-                        prefilled -= self.shared(previous, call)
+                    ends[call] = clocks[worker] = start + self._cost(worker, call, unshared)
+                    prefilled += unshared
                     nexts[worker] += 1
                     num_done += 1
             if num_done == before:

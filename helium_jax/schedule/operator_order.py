@@ -1,0 +1,219 @@
+"""Operators in nested sequences: the paper's depth-first walk over the prefix tree (section 6).
+
+Works on operators, not on calls, so its effort does not grow with the batch. Operators that begin
+with the same static text follow each other where their data allow it, those on the longest way to
+an end come first, and when nothing can start without waiting, the one that can start first goes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from helium_jax.schedule.call_graph import CallGraph
+from helium_jax.schedule.prefix_tree import PrefixTree, tree_of
+from helium_jax.schedule.token_step import TokenSteps
+
+# One inner sequence: a worker runs it row by row, all its operators of a row together.
+Inner = tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Load:
+    """An operator over all its rows.
+
+    Attributes:
+        first: cost of the first row, in token steps.
+        total: cost of all rows on one of its workers.
+        tail: longest time behind its end, to the end of all that waits for it.
+        first_end: when its first row ended.
+        end: when its last row ended; None before it is in the order.
+    """
+
+    first: float
+    total: float
+    tail: float = 0.0
+    first_end: float = 0.0
+    end: float | None = None
+
+
+def order_operators(steps: TokenSteps, placement: Sequence[Sequence[int]]) -> list[str]:
+    """The operators in the order in which their first calls are wanted.
+
+    Args:
+        steps: cost model; of its calls, those that are done cost nothing.
+        placement: per operator of the graph the workers that have it.
+    """
+    walk = _Walk(steps, placement)
+    while walk.missing:
+        if not walk.run_pass():
+            walk.force()
+    return walk.order
+
+
+class _Walk:
+    """The state of one walk: clocks per worker, and what was emitted."""
+
+    def __init__(self, steps: TokenSteps, placement: Sequence[Sequence[int]]) -> None:
+        self._graph = steps.graph
+        self._steps = steps
+        self._workers = dict(zip(self._graph.by_name, placement, strict=True))
+        self._tree = _branches(tree_of(self._graph))
+        self._clocks = [0.0] * len(steps.capacities)
+        self._loads = {
+            node.name: _load(steps, place, len(self._workers[node.name]))
+            for place, node in enumerate(self._graph.nodes)
+        }
+        for node in reversed(self._graph.nodes):
+            load = self._loads[node.name]
+            behind = [self._loads[user] for user in self._graph.users[node.name]]
+            delay = steps.scale * node.output_tokens * node.repeats
+            load.tail = max((delay + user.first + user.tail for user in behind), default=0.0)
+        self.order: list[str] = []
+        self.missing = len(self._graph.nodes)
+        self._urgency: list[float] = []
+
+    def run_pass(self) -> bool:
+        """Walks the tree once and emits what can start without waiting; whether there was any."""
+        before = self.missing
+        self._weigh()
+        pending = [0]
+        while pending:
+            node = self._tree[pending.pop()]
+            for call in sorted(node.calls, key=self._rank):
+                if self._loads[call].end is None and self._can_start(call):
+                    self._emit(call)
+            children = [child for child in node.children if self._urgency[child] >= 0.0]
+            # The last one is looked at first.
+            pending += sorted(children, key=lambda child: (self._urgency[child], -child))
+        return self.missing < before
+
+    def force(self) -> None:
+        """Emits the operator that can start first, and lets its workers wait for it."""
+        open_ = (
+            node.name
+            for node in self._graph.nodes
+            if self._loads[node.name].end is None and self._has_needs(node.name)
+        )
+        call = min(open_, key=lambda name: (self._ready(name), *self._rank(name)))
+        self._emit(call)
+
+    def _weigh(self) -> None:
+        """Per tree node the longest tail of what is missing below it; -1 where nothing is."""
+        urgency = [-1.0] * len(self._tree)
+        for index in reversed(range(len(self._tree))):
+            node = self._tree[index]
+            for call in node.calls:
+                if self._loads[call].end is None:
+                    urgency[index] = max(urgency[index], self._loads[call].tail)
+            urgency[node.parent] = max(urgency[node.parent], urgency[index])
+        self._urgency = urgency
+
+    def _rank(self, call: str) -> tuple[float, int]:
+        return -self._loads[call].tail, self._graph.place[call]
+
+    def _has_needs(self, call: str) -> bool:
+        needs = self._graph.by_name[call].needs
+        return all(self._loads[need].end is not None for need in needs)
+
+    def _ready(self, call: str) -> float:
+        """When its rows can follow those of the operators that it needs without a gap."""
+        load = self._loads[call]
+        ready = 0.0
+        for need in self._graph.by_name[call].needs:
+            node, other = self._graph.by_name[need], self._loads[need]
+            assert other.end is not None
+            delay = self._steps.scale * node.output_tokens * node.repeats
+            last = other.end - load.total + load.first
+            ready = max(ready, max(other.first_end, last) + delay)
+        return ready
+
+    def _can_start(self, call: str) -> bool:
+        clock = max(self._clocks[worker] for worker in self._workers[call])
+        return self._has_needs(call) and self._ready(call) <= clock
+
+    def _emit(self, call: str) -> None:
+        load = self._loads[call]
+        workers = self._workers[call]
+        start = max(self._ready(call), *(self._clocks[worker] for worker in workers))
+        load.first_end = start + load.first
+        load.end = start + load.total
+        for worker in workers:
+            self._clocks[worker] = load.end
+        self.order.append(call)
+        self.missing -= 1
+
+
+def _load(steps: TokenSteps, place: int, num_workers: int) -> _Load:
+    """Costs of an operator: its first row pays for the prompt, the others for what differs."""
+    rows = steps.graph.num_rows
+    calls = [call for call in range(place * rows, (place + 1) * rows) if call not in steps.done]
+    if not calls:
+        return _Load(first=0.0, total=0.0)
+    first = steps.usage(0, None, calls[0])
+    other = steps.usage(0, calls[0], calls[-1]) if len(calls) > 1 else 0.0
+    return _Load(first=first, total=first + other * (len(calls) / num_workers - 1))
+
+
+@dataclass(slots=True)
+class _Branch:
+    """A place where templates part or end; the first is the root."""
+
+    parent: int
+    children: list[int]
+    calls: list[str]
+
+
+def _branches(tree: PrefixTree) -> list[_Branch]:
+    """The tree without stretches that lead to only one place, so at most two nodes a call."""
+    counts = [len(node.calls) for node in tree.nodes]
+    for index in reversed(range(1, len(tree.nodes))):
+        counts[tree.nodes[index].parent] += counts[index]
+    branches = [_Branch(parent=0, children=[], calls=list(tree.nodes[0].calls))]
+    pending = [(child, 0) for child in reversed(tree.nodes[0].children)]
+    while pending:
+        index, parent = pending.pop()
+        node = tree.nodes[index]
+        while not node.calls and len(node.children) == 1:
+            node = tree.nodes[node.children[0]]
+        if counts[index] == 1:  # nothing parts below: the only call hangs on the parent
+            while not node.calls:
+                node = tree.nodes[node.children[0]]
+            branches[parent].calls += node.calls
+            continue
+        branches[parent].children.append(len(branches))
+        pending += [(child, len(branches)) for child in reversed(node.children)]
+        branches.append(_Branch(parent=parent, children=[], calls=list(node.calls)))
+    return branches
+
+
+def role_of(graph: CallGraph, name: str) -> tuple[str, ...]:
+    """The static text with which an operator's prompt begins, as keys."""
+    keys: list[str] = []
+    for segment in graph.by_name[name].segments:
+        if not segment.is_static or not segment.key:
+            break
+        keys.append(segment.key)
+    return tuple(keys)
+
+
+def nest(graph: CallGraph, order: Sequence[str], *, with_dependents: bool) -> tuple[Inner, ...]:
+    """Inner sequences: neighbours in `order` that begin with the same static text.
+
+    Args:
+        graph: the calls.
+        order: all operators.
+        with_dependents: an inner sequence may hold an operator and one that needs it.
+    """
+    inners: list[list[str]] = []
+    inside: set[str] = set()
+    first_key: str | None = None
+    for name in order:
+        keys = role_of(graph, name)
+        key = keys[0] if keys else None
+        depends = any(need in inside for need in graph.by_name[name].needs)
+        if key is not None and key == first_key and inners and (with_dependents or not depends):
+            inners[-1].append(name)
+            inside.add(name)
+            continue
+        inners.append([name])
+        inside, first_key = {name}, key
+    return tuple(map(tuple, inners))

@@ -1,0 +1,385 @@
+"""The cache-aware soft schedule (paper section 6): which call is wanted where, and when.
+
+Candidates come from the walk over the prefix tree and from simple orders; the token-step model,
+which counts only unshared tokens and has a clock per worker, chooses among them and among their
+neighbours. Small batches are then refined call by call. Everything is bounded by numbers of
+steps, not by time, and nothing is drawn: equal graphs give equal schedules.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import zip_longest
+
+from helium_jax.schedule.call_graph import CallGraph
+from helium_jax.schedule.operator_order import Inner, nest, order_operators
+from helium_jax.schedule.placement import Placement, group_rows, placements, workers_of
+from helium_jax.schedule.sequencing import Frontier, Prefix, Sequencing
+from helium_jax.schedule.token_step import TokenSteps
+
+_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanningEffort:
+    """How much planning may do; the defaults keep 176 operators under 200 ms.
+
+    Attributes:
+        sampled_rows: rows on which orders of operators are compared, per worker.
+        evaluated_calls: calls whose times are worked out while orders are compared.
+        refined_calls: largest batch, in calls, that is refined call by call.
+        refined_prefixes: beginnings of orders looked at while refining.
+    """
+
+    sampled_rows: int = 4
+    evaluated_calls: int = 20_000
+    refined_calls: int = 32
+    refined_prefixes: int = 4_000
+
+
+# Without slots, so that what is derived from the fields can be computed once and kept.
+@dataclass(frozen=True, kw_only=True)
+class SoftSchedule:
+    """An order that workers keep as well as they can; its size does not grow with calls.
+
+    Attributes:
+        graph: what was planned.
+        sequences: operators in nested sequences: inner ones run row by row, one after the other.
+        placement: per operator, per row, the worker.
+        rows: in their order within every inner sequence.
+        refined: (operator, row) of every call of a small batch in an order of its own, which then
+            counts instead of the sequences.
+        makespan: predicted, in token steps.
+        num_evaluated: calls whose times were worked out to find it.
+    """
+
+    graph: CallGraph
+    sequences: tuple[Inner, ...]
+    placement: Placement
+    rows: tuple[int, ...]
+    refined: tuple[tuple[str, int], ...] | None
+    makespan: float
+    num_evaluated: int
+
+    @cached_property
+    def _spots(self) -> Mapping[str, tuple[int, int, int]]:
+        """Per operator: ranks before its inner sequence, operators in that, its place there."""
+        spots: dict[str, tuple[int, int, int]] = {}
+        for inner in self.sequences:
+            before = len(spots) * len(self.rows)
+            spots |= {name: (before, len(inner), place) for place, name in enumerate(inner)}
+        return spots
+
+    @cached_property
+    def _row_places(self) -> Mapping[int, int]:
+        return {row: place for place, row in enumerate(self.rows)}
+
+    @cached_property
+    def _refined_places(self) -> Mapping[tuple[str, int], int]:
+        return {call: place for place, call in enumerate(self.refined or ())}
+
+    def rank(self, operator: str, row: int) -> int:
+        """The place of a call in the order of all workers; -1, so at once, for unknown ones."""
+        if self.refined is not None:
+            return self._refined_places.get((operator, row), -1)
+        spot, place = self._spots.get(operator), self._row_places.get(row)
+        if spot is None or place is None:
+            return -1
+        before, size, within = spot
+        return before + place * size + within
+
+    def worker(self, operator: str, row: int) -> int | None:
+        """Where a call is planned; None for unknown ones."""
+        if operator not in self.graph.place or row not in self._row_places:
+            return None
+        return self.placement[self.graph.place[operator]][row]
+
+    def sequences_on(self, worker: int) -> tuple[Inner, ...]:
+        """The nested sequences of one worker: the operators of which it has any row."""
+        has = {
+            node.name
+            for node, workers in zip(self.graph.nodes, self.placement, strict=True)
+            if worker in workers
+        }
+        kept = (tuple(name for name in inner if name in has) for inner in self.sequences)
+        return tuple(inner for inner in kept if inner)
+
+    def order(self, worker: int) -> Iterator[tuple[str, int]]:
+        """The calls (operator, row) of one worker in their order, those that are done too."""
+        if self.refined is not None:
+            yield from (call for call in self.refined if self.worker(*call) == worker)
+            return
+        for inner in self.sequences:
+            for row in self.rows:
+                yield from ((name, row) for name in inner if self.worker(name, row) == worker)
+
+
+def plan_schedule(
+    graph: CallGraph,
+    capacities: Sequence[float],
+    *,
+    done: Iterable[tuple[str, int]] = (),
+    effort: PlanningEffort = PlanningEffort(),
+) -> SoftSchedule:
+    """The best soft schedule found.
+
+    Args:
+        graph: the calls.
+        capacities: KV tokens of each worker.
+        done: calls that are over; they are in no order and nobody waits for them.
+        effort: bounds of the search.
+    """
+    place, rows = graph.place, graph.num_rows
+    over = frozenset(place[name] * rows + row for name, row in done)
+    steps = TokenSteps(graph=graph, capacities=tuple(capacities), done=over)
+    search = _Search(steps, effort)
+    cost, plan = search.find()
+    refined = None
+    if steps.num_calls <= effort.evaluated_calls:  # else the sample's time has to do
+        cost = steps.evaluate(search.calls_of(plan, steps, range(rows))).makespan
+    if len(steps.calls) <= effort.refined_calls and len(capacities) == 1:
+        found = _refine(steps, effort.refined_prefixes)
+        if found is not None and found.clock < cost * (1 - _TOLERANCE):
+            named = ((steps.split(call)[0].name, call % rows) for call in found.calls)
+            cost, refined = found.clock, tuple(named)
+    return SoftSchedule(
+        graph=graph,
+        sequences=plan.inners,
+        placement=plan.placement,
+        rows=tuple(search.ordered),
+        refined=refined,
+        makespan=cost,
+        num_evaluated=search.num_evaluated,
+    )
+
+
+def reschedule(
+    graph: CallGraph,
+    capacities: Sequence[float],
+    *,
+    done: Iterable[tuple[str, int]],
+    observed: Mapping[str, float],
+    effort: PlanningEffort = PlanningEffort(),
+) -> SoftSchedule:
+    """Plans what is left of a run with what was learnt.
+
+    Args:
+        graph: as it was planned at first.
+        capacities: KV tokens of each worker that is left.
+        done: calls (operator, row) that are over.
+        observed: by operator, output tokens to expect from now on; prompts that quote its answer
+            change with it.
+        effort: bounds of the search.
+    """
+
+    def corrected(name: str, num_tokens: float) -> float:
+        return observed.get(name, num_tokens)
+
+    nodes = tuple(
+        replace(
+            node,
+            output_tokens=corrected(node.name, node.output_tokens),
+            segments=tuple(
+                s if s.is_static else replace(s, num_tokens=corrected(s.key, s.num_tokens))
+                for s in node.segments
+            ),
+        )
+        for node in graph.nodes
+    )
+    return plan_schedule(replace(graph, nodes=nodes), capacities, done=done, effort=effort)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """Inner sequences in one order for all workers, and who has which calls."""
+
+    inners: tuple[Inner, ...]
+    placement: Placement
+
+
+class _Search:
+    """Compares plans on a sample of the rows until its evaluations are spent."""
+
+    def __init__(self, steps: TokenSteps, effort: PlanningEffort) -> None:
+        self._steps = steps
+        self._effort = effort
+        self.ordered = group_rows(steps)
+        wanted = effort.sampled_rows * len(steps.capacities)
+        rows = self.ordered[:: max(1, -(-len(self.ordered) // wanted))]
+        self._rows = sorted(rows)
+        self._sample = self._sampled()
+        self.num_evaluated = 0
+
+    def find(self) -> tuple[float, _Plan]:
+        """The best plan and what the cost model says of it on the sample."""
+        by_placement = [
+            [_Plan(inners=inners, placement=placement) for inners in self._candidates(placement)]
+            for placement in placements(self._steps)
+        ]
+        best: tuple[float, _Plan] | None = None
+        # The first of every placement is always looked at, the others as far as they may.
+        for number, plans in enumerate(zip_longest(*by_placement)):
+            for plan in plans:
+                if plan is None or (number and self._is_spent):
+                    continue
+                cost = self._cost(plan)
+                if best is None or cost < best[0] * (1 - _TOLERANCE):
+                    best = cost, plan
+        assert best is not None
+        return self._improve(*best)
+
+    @property
+    def _is_spent(self) -> bool:
+        return self.num_evaluated + len(self._sample.calls) > self._effort.evaluated_calls
+
+    def calls_of(self, plan: _Plan, steps: TokenSteps, rows: Sequence[int]) -> list[list[int]]:
+        """Per worker its calls among `rows` of the whole batch, numbered as in `steps`."""
+        number = {row: index for index, row in enumerate(rows)}
+        ordered = [row for row in self.ordered if row in number]
+        place, count = self._steps.graph.place, len(number)
+        orders: list[list[int]] = [[] for _ in steps.capacities]
+        for inner in plan.inners:
+            operators = [place[name] for name in inner]
+            for row in ordered:
+                for operator in operators:
+                    call = operator * count + number[row]
+                    if call not in steps.done:
+                        orders[plan.placement[operator][row]].append(call)
+        return orders
+
+    def _sampled(self) -> TokenSteps:
+        """The model on the sample; a sampled row is as much work as the rows it stands for."""
+        graph, rows = self._steps.graph, self._rows
+        values = {name: tuple(v[row] for row in rows) for name, v in graph.values.items()}
+        done = {
+            place * len(rows) + index
+            for place in range(len(graph.nodes))
+            for index, row in enumerate(rows)
+            if place * graph.num_rows + row in self._steps.done
+        }
+        share = len(rows) / max(graph.num_rows, 1)
+        return TokenSteps(
+            graph=replace(graph, num_rows=len(rows), values=values),
+            capacities=tuple(capacity * share for capacity in self._steps.capacities),
+            done=frozenset(done),
+        )
+
+    def _candidates(self, placement: Placement) -> Iterator[tuple[Inner, ...]]:
+        graph = self._steps.graph
+        walked = order_operators(self._steps, workers_of(placement))
+        by_depth = _by_depth(graph)
+        found = [
+            nest(graph, walked, with_dependents=False),
+            nest(graph, walked, with_dependents=True),
+            tuple((name,) for name in walked),
+            nest(graph, by_depth, with_dependents=False),
+            tuple((name,) for name in by_depth),
+            _by_level(graph, by_depth),
+            (tuple(walked),),
+        ]
+        return iter(dict.fromkeys(found))
+
+    def _cost(self, plan: _Plan) -> float:
+        orders = self.calls_of(plan, self._sample, self._rows)
+        self.num_evaluated += len(self._sample.calls)
+        return self._sample.evaluate(orders).makespan
+
+    def _improve(self, cost: float, plan: _Plan) -> tuple[float, _Plan]:
+        """Local search over sequences of operators: split, join and move, while it helps."""
+        improved = True
+        while improved:
+            improved = False
+            for inners in _neighbours(plan.inners, self._steps.graph):
+                if self._is_spent:
+                    return cost, plan
+                other = replace(plan, inners=inners)
+                other_cost = self._cost(other)
+                if other_cost < cost * (1 - _TOLERANCE):
+                    cost, plan, improved = other_cost, other, True
+                    break
+        return cost, plan
+
+
+def _neighbours(inners: tuple[Inner, ...], graph: CallGraph) -> Iterator[tuple[Inner, ...]]:
+    """Sequences one step away that still put no operator before one that it needs."""
+    for index in range(len(inners) - 1):  # join
+        yield (*inners[:index], inners[index] + inners[index + 1], *inners[index + 2 :])
+    for index, inner in enumerate(inners):  # split
+        for cut in range(1, len(inner)):
+            yield (*inners[:index], inner[:cut], inner[cut:], *inners[index + 1 :])
+    needs = {node.name: set(node.needs) for node in graph.nodes}
+    for index in range(len(inners)):  # exchange neighbours, whole or inside
+        if index + 1 < len(inners) and _may_swap(inners[index], inners[index + 1], needs):
+            yield (*inners[:index], inners[index + 1], inners[index], *inners[index + 2 :])
+        inner = inners[index]
+        for place in range(len(inner) - 1):
+            first, second = inner[place], inner[place + 1]
+            if first not in needs[second]:
+                swapped = (*inner[:place], second, first, *inner[place + 2 :])
+                yield (*inners[:index], swapped, *inners[index + 1 :])
+    for index, inner in enumerate(inners):  # one operator into another sequence
+        for name in inner:
+            rest = tuple(other for other in inner if other != name)
+            for target in range(len(inners)):
+                low, high = sorted((index, target))
+                between = [
+                    other
+                    for step in range(low, high + 1)
+                    for other in (rest if step == index else inners[step])
+                ]
+                if target == index or not _may_swap((name,), between, needs):
+                    continue
+                if not _may_swap(between, (name,), needs):
+                    continue
+                moved = list(inners)
+                moved[index], moved[target] = rest, (*inners[target], name)
+                yield tuple(inner for inner in moved if inner)
+
+
+def _may_swap(first: Iterable[str], second: Iterable[str], needs: Mapping[str, set[str]]) -> bool:
+    """Whether nothing in `second` needs anything in `first`."""
+    firsts = set(first)
+    return not any(needs[name] & firsts for name in second)
+
+
+def _by_depth(graph: CallGraph) -> list[str]:
+    """Operators by the longest chain of calls before them, the graph's order within."""
+    depth: dict[str, int] = {}
+    for node in graph.nodes:
+        depth[node.name] = 1 + max((depth[need] for need in node.needs), default=0)
+    return sorted(depth, key=lambda name: (depth[name], graph.place[name]))
+
+
+def _by_level(graph: CallGraph, by_depth: Sequence[str]) -> tuple[Inner, ...]:
+    """Inner sequences of operators that do not need each other, whatever their text."""
+    inners: list[list[str]] = [[]]
+    for name in by_depth:
+        if any(need in inners[-1] for need in graph.by_name[name].needs):
+            inners.append([])
+        inners[-1].append(name)
+    return tuple(map(tuple, inners))
+
+
+def _refine(steps: TokenSteps, max_prefixes: int) -> Prefix | None:
+    """The best order of single calls that a beam finds; None without calls.
+
+    All beginnings of one length are compared by their bounds; as many are kept as the budget
+    allows for every length.
+    """
+    if not steps.calls:
+        return None
+    sequencing = Sequencing(steps=steps)
+    frontier = Frontier(sequencing)
+    beam = [sequencing.start()]
+    left = max_prefixes
+    for length in range(len(steps.calls)):
+        longer: list[Prefix] = []
+        floor = left * (1 - 1 / (len(steps.calls) - length))  # is for the lengths that follow
+        for number, prefix in enumerate(beam):
+            if number and left < floor:
+                break
+            children = list(sequencing.extend(prefix))
+            left -= len(children)
+            longer += [child for child in children if frontier.add(child)]
+        beam = sorted(longer, key=lambda prefix: (prefix.bound, prefix.clock, prefix.calls))
+    return beam[0]
