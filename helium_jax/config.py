@@ -20,7 +20,7 @@ class EngineConfig:
         kv_dtype: of the KV pool; defaults to `dtype`.
         quantization: None, or "int8": weights in int8 with dynamic int8 activations.
         page_size: tokens per KV page, a power of two from 16 to 256.
-        num_pages: pages of the pool; defaults to what `kv_memory_bytes` holds.
+        num_pages: pages of the pool; defaults to what `kv_memory_bytes` holds. Each worker has one.
         kv_memory_bytes: memory for the pool.
         max_model_len: most tokens of prompt plus output; defaults to the model's own limit.
         max_num_seqs: most sequences in one step.
@@ -129,8 +129,16 @@ _DEFAULTS = {
 }
 
 
-def resolve(config: EngineConfig, device: DeviceInfo, model: ModelShape) -> ResolvedEngineConfig:
+def resolve(
+    config: EngineConfig, device: DeviceInfo, model: ModelShape, *, num_workers: int = 1
+) -> ResolvedEngineConfig:
     """Makes every choice that `config` leaves open.
+
+    Args:
+        config: what was asked for.
+        device: to run on.
+        model: to run.
+        num_workers: engines that share the device and one copy of the weights.
 
     Raises:
         RequestError: a value is out of its range, or the pool cannot hold one sequence.
@@ -154,6 +162,8 @@ def resolve(config: EngineConfig, device: DeviceInfo, model: ModelShape) -> Reso
     max_num_seqs = _given(config.max_num_seqs, max_num_seqs)
     max_tokens = _given(config.max_num_batched_tokens, max_tokens)
     steps_in_flight = _given(config.steps_in_flight, steps_in_flight)
+    if num_workers < 1:
+        raise RequestError(f"{num_workers=} must be at least 1")
     if max_num_seqs < 1:
         raise RequestError(f"{max_num_seqs=} must be at least 1")
     if max_tokens < max_num_seqs:
@@ -170,6 +180,7 @@ def resolve(config: EngineConfig, device: DeviceInfo, model: ModelShape) -> Reso
         _default_num_pages(
             config.kv_memory_bytes,
             device,
+            num_workers=num_workers,
             params_bytes=params_bytes,
             page_bytes=page_bytes,
             useful_pages=2 * -(-max_model_len // page_size) * max_num_seqs,
@@ -225,6 +236,7 @@ def _default_num_pages(
     kv_memory_bytes: int | None,
     device: DeviceInfo,
     *,
+    num_workers: int,
     params_bytes: int,
     page_bytes: int,
     useful_pages: int,
@@ -233,9 +245,9 @@ def _default_num_pages(
     if kv_memory_bytes is not None:
         return kv_memory_bytes // page_bytes
     if device.platform == "cpu":
-        room = int((device.memory_bytes - params_bytes) * 0.25)
+        room = int((device.memory_bytes - params_bytes) * 0.25) // num_workers
         return max(min(room // page_bytes, useful_pages), 1)
-    return max((int(device.memory_bytes * 0.9) - params_bytes) // page_bytes, 1)
+    return max((int(device.memory_bytes * 0.9) - params_bytes) // num_workers // page_bytes, 1)
 
 
 def token_buckets(max_tokens: int, *, lone_row: bool = False) -> tuple[int, ...]:

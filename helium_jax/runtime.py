@@ -7,6 +7,7 @@ speaks for it.
 import contextlib
 import math
 import os
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,14 @@ from pathlib import Path
 import jax
 
 from helium_jax.builtin import TINY_NAME, tiny_folder
-from helium_jax.config import DeviceInfo, EngineConfig, ModelShape, ResolvedEngineConfig, resolve
-from helium_jax.engine import AsyncEngine, Engine, Loop, Progress, Runner
+from helium_jax.config import (
+    DeviceInfo,
+    EngineConfig,
+    ModelShape,
+    ResolvedEngineConfig,
+    resolve,
+)
+from helium_jax.engine import AsyncEngine, Engine, EnginePool, Loop, Progress, Runner
 from helium_jax.errors import RequestError
 from helium_jax.models.checkpoint import load_hf, read_config
 from helium_jax.models.config import ModelConfig
@@ -47,14 +54,17 @@ async def open_runtime(
     config: EngineConfig | None = None,
     *,
     name: str | None = None,
+    num_workers: int = 1,
     progress: Progress | None = None,
 ) -> AsyncIterator[Runtime]:
-    """Loads a model and starts an engine for it; both end with the context.
+    """Loads a model and starts engines for it; all end with the context.
 
     Args:
         model: "helium-tiny" (built in), a Hugging Face folder, or "random:<shape>".
         config: what the engine should be like; None leaves every choice to `resolve`.
         name: what clients call the model; by default the folder's name.
+        num_workers: engines, each with KV pages, queue and thread of its own. They share the
+            device, one copy of the weights and the compiled programs.
         progress: called while programs are compiled.
 
     Raises:
@@ -62,9 +72,13 @@ async def open_runtime(
     """
     name = name or default_name(model)
     text = load_text_of(model)
-    engine = AsyncEngine(loop_factory(model, config or EngineConfig(), name, progress))
-    async with engine:
-        yield Runtime(name=name, generator=engine, text=text)
+    factory = loop_factory(model, config or EngineConfig(), name, progress, num_workers=num_workers)
+    engines = [
+        AsyncEngine(factory, name=f"helium-engine-{worker}") for worker in range(num_workers)
+    ]
+    generator = EnginePool(engines) if num_workers > 1 else engines[0]
+    async with generator:
+        yield Runtime(name=name, generator=generator, text=text)
 
 
 def open_engine(
@@ -74,7 +88,8 @@ def open_engine(
     progress: Progress | None = None,
 ) -> Engine:
     """The same engine for programs without an event loop; close it, or use it as a context."""
-    return Engine(loop_factory(model, config or EngineConfig(), default_name(model), progress))
+    name = default_name(model)
+    return Engine(loop_factory(model, config or EngineConfig(), name, progress, num_workers=1))
 
 
 def default_name(model: str) -> str:
@@ -89,36 +104,66 @@ def load_text_of(model: str) -> TextModel:
 
 
 def loop_factory(
-    model: str, config: EngineConfig, name: str, progress: Progress | None
+    model: str,
+    config: EngineConfig,
+    name: str,
+    progress: Progress | None,
+    *,
+    num_workers: int,
 ) -> Callable[[], Loop]:
-    """A function that loads the model and builds its loop; runs on the engine thread."""
+    """A function that gives a new loop at each call, for the engine threads to call.
+
+    The first call loads the model and compiles; the others wait for it and share what it has.
+
+    Raises:
+        RequestError: there cannot be so many workers.
+    """
+    if num_workers < 1:
+        raise RequestError(f"{num_workers=} must be at least 1")
+    first: list[Loop] = []
+    gate = threading.Lock()
 
     def make_loop() -> Loop:
-        source = _open_source(model)
-        resolved = resolve(config, device_info(), _shape_of(source.config))
-        use_compile_cache(resolved.compile_cache_dir)
-        params, version = source.load(resolved.dtype)
-        if resolved.quantization is not None:
-            params = quantize(params)
-        runner = Runner(params, source.config, resolved)
-        runner.warm_up(progress)
-        info = ModelInfo(
-            name=name,
-            vocab_size=source.config.vocab_size,
-            max_model_len=resolved.max_model_len,
-            max_num_seqs=resolved.max_num_seqs,
-            eos_token_ids=frozenset(source.config.eos_token_ids),
-            deterministic=resolved.deterministic,
-            version=name_numerics(version, resolved),
-        )
-        return Loop(runner, info, resolved)
+        with gate:
+            if first:
+                return first[0].replica()
+            loop = _load_loop(model, config, name, progress, num_workers)
+            if num_workers > 1:
+                first.append(loop)
+            return loop
 
     return make_loop
 
 
-def name_numerics(version: str, config: ResolvedEngineConfig) -> str:
+def _load_loop(
+    model: str, config: EngineConfig, name: str, progress: Progress | None, num_workers: int
+) -> Loop:
+    source = _open_source(model)
+    device = device_info()
+    resolved = resolve(config, device, _shape_of(source.config), num_workers=num_workers)
+    use_compile_cache(resolved.compile_cache_dir)
+    params, version = source.load(resolved.dtype)
+    if resolved.quantization is not None:
+        params = quantize(params)
+    runner = Runner(params, source.config, resolved)
+    runner.warm_up(progress)
+    info = ModelInfo(
+        name=name,
+        vocab_size=source.config.vocab_size,
+        max_model_len=resolved.max_model_len,
+        max_num_seqs=resolved.max_num_seqs,
+        max_num_batched_tokens=resolved.max_num_batched_tokens,
+        eos_token_ids=frozenset(source.config.eos_token_ids),
+        deterministic=resolved.deterministic,
+        version=name_numerics(version, resolved, platform=device.platform),
+    )
+    return Loop(runner, info, resolved)
+
+
+def name_numerics(version: str, config: ResolvedEngineConfig, *, platform: str) -> str:
     """The weights' version and how they are computed with: whatever may change an answer."""
-    return f"{version}/{config.kv_dtype}/{config.quantization or 'unquantized'}"
+    numerics = (platform, config.dtype, config.kv_dtype, config.quantization or "unquantized")
+    return "/".join((version, *numerics))
 
 
 def _shape_of(model: ModelConfig) -> ModelShape:

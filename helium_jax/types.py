@@ -253,7 +253,8 @@ class ModelInfo:
         name: as served.
         vocab_size: token ids are below it.
         max_model_len: most tokens of prompt plus output.
-        max_num_seqs: most sequences of one step.
+        max_num_seqs: most sequences of one step of a worker.
+        max_num_batched_tokens: most tokens of one step of a worker.
         eos_token_ids: ids that end a sequence unless ignored.
         num_workers: engines behind the generator.
         deterministic: equal requests give equal tokens bit for bit.
@@ -265,6 +266,7 @@ class ModelInfo:
     vocab_size: int
     max_model_len: int
     max_num_seqs: int
+    max_num_batched_tokens: int = 512
     eos_token_ids: frozenset[int] = field(default_factory=frozenset)
     num_workers: int = 1
     deterministic: bool = False

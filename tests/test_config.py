@@ -54,6 +54,11 @@ def test_a_gpu_fills_its_memory_with_pages():
     assert config.steps_in_flight == 2
 
 
+def test_workers_share_what_the_weights_leave():
+    one, two = (resolve(EngineConfig(), GPU, MODEL, num_workers=count) for count in (1, 2))
+    assert two.num_pages == one.num_pages // 2
+
+
 @pytest.mark.parametrize("max_tokens", [1, 2, 5, 8, 9, 64, 200, 512, 700, 8192])
 def test_buckets_ascend_to_the_budget(max_tokens):
     buckets = token_buckets(max_tokens)

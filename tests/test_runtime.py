@@ -1,19 +1,58 @@
-"""What is composed of a model and a configuration, without building an engine."""
+"""What is composed of a model and a configuration."""
 
 import pytest
 
 from helium_jax.config import DeviceInfo, EngineConfig, ModelShape, resolve
-from helium_jax.runtime import name_numerics
+from helium_jax.errors import RequestError
+from helium_jax.runtime import name_numerics, open_runtime
+from helium_jax.types import GenerateRequest, SamplingParams, WarmPrefix
 
 CPU = DeviceInfo(platform="cpu", memory_bytes=32 * 2**30)
 SHAPE = ModelShape(max_position=256, kv_elements_per_token=1024, num_params=10**6)
 
 
-@pytest.mark.parametrize("options", [{"quantization": "int8"}, {"kv_dtype": "bfloat16"}])
+@pytest.mark.parametrize(
+    "options", [{"quantization": "int8"}, {"kv_dtype": "bfloat16"}, {"dtype": "bfloat16"}]
+)
 def test_5_3_a_model_computed_in_another_way_has_another_version(options):
     versions = [
-        name_numerics("weights", resolve(config, CPU, SHAPE))
+        name_numerics("weights", resolve(config, CPU, SHAPE), platform="cpu")
         for config in (EngineConfig(), EngineConfig(**options))
     ]
     assert len(set(versions)) == 2
     assert all(version.startswith("weights/") for version in versions)
+
+
+async def test_two_workers_load_and_compile_once_and_answer_alike():
+    config = EngineConfig(
+        max_num_seqs=2, max_num_batched_tokens=8, num_pages=16, max_model_len=128, page_size=16
+    )
+    compiled = []
+    async with open_runtime(
+        config=config, num_workers=2, progress=lambda count, total, name: compiled.append(name)
+    ) as runtime:
+        generator = runtime.generator
+        assert generator.info.num_workers == 2
+        answers = []
+        for worker in (0, 1):
+            request = GenerateRequest(
+                request_id=f"r{worker}",
+                token_ids=tuple(range(40, 60)),
+                sampling=SamplingParams(max_tokens=4, ignore_eos=True),
+                worker=worker,
+            )
+            events = [event async for event in generator.generate(request)]
+            answers.append([token for event in events for token in event.token_ids])
+        receipt = await generator.warm(WarmPrefix(token_ids=tuple(range(40)), worker=1))
+        statistics = generator.statistics()
+    assert answers[0] == answers[1]
+    assert len(set(compiled)) == len(compiled)
+    assert [each.num_prefill_tokens for each in statistics] == [20, 20 + 32]
+    assert receipt.worker == 1
+    assert all(each.num_compiles_after_warmup == 0 for each in statistics)
+
+
+async def test_no_worker_is_refused():
+    with pytest.raises(RequestError, match="num_workers=0 must be at least 1"):
+        async with open_runtime(num_workers=0):
+            pass

@@ -6,7 +6,8 @@ Not here: text and plans (above), which pages hold what (`kvstore`), arithmetic 
 
 from helium_jax.engine.async_engine import AsyncEngine
 from helium_jax.engine.loop import Loop
+from helium_jax.engine.pool import EnginePool
 from helium_jax.engine.runner import Progress, Runner
 from helium_jax.engine.sync_engine import Engine
 
-__all__ = ["AsyncEngine", "Engine", "Loop", "Progress", "Runner"]
+__all__ = ["AsyncEngine", "Engine", "EnginePool", "Loop", "Progress", "Runner"]

@@ -3,12 +3,12 @@
 import asyncio
 import dataclasses
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
-from helium_jax.engine.loop import Loop, Outcome
+from helium_jax.engine.loop import Loop, Outcome, event_of
 from helium_jax.engine.service import Service
 from helium_jax.engine.validation import validate_request, validate_worker
-from helium_jax.errors import HeliumError, RequestError
+from helium_jax.errors import RequestError
 from helium_jax.types import (
     EngineStatistics,
     GenerateRequest,
@@ -62,12 +62,17 @@ class AsyncEngine:
         await self.close()
 
     @property
+    def is_alive(self) -> bool:
+        """It takes requests: it has not failed, nor been closed."""
+        return self._service.closed is None
+
+    @property
     def info(self) -> ModelInfo:
         if self._info is None:
             raise RequestError("the engine is not started; use `async with` or await start()")
         return self._info
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenEvent]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenEvent, None]:
         """Streams a request's events; see `types.Generator.generate`."""
         validate_request(request, self.info, pool_tokens=self._pool_tokens)
         request_id = request.request_id
@@ -79,11 +84,9 @@ class AsyncEngine:
         try:
             self._service.submit(request)
             while not finished:
-                outcome = await outbox.get()
-                finished = isinstance(outcome, HeliumError) or outcome.finish_reason is not None
-                if isinstance(outcome, HeliumError):
-                    raise outcome
-                yield outcome
+                event = event_of(await outbox.get())
+                finished = event.finish_reason is not None
+                yield event
         finally:
             del self._outboxes[request_id]
             if not finished:
@@ -125,7 +128,7 @@ class AsyncEngine:
         if statistics is None:
             return ()
         age = self._service.heartbeat_age_s
-        return (dataclasses.replace(statistics, last_step_age_seconds=age),)
+        return (dataclasses.replace(statistics, last_step_age_seconds=age, is_alive=self.is_alive),)
 
     def _deliver_from_thread(self, outcomes: Sequence[tuple[str, Outcome]]) -> None:
         events = self._events

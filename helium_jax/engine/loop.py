@@ -39,7 +39,16 @@ from helium_jax.types import (
 
 log = logging.getLogger(__name__)
 
+# What reaches whoever waits for a request.
 Outcome = TokenEvent | HeliumError
+
+
+def event_of(outcome: Outcome) -> TokenEvent:
+    """The event, or the error raised."""
+    if isinstance(outcome, HeliumError):
+        raise outcome
+    return outcome
+
 
 # A device that fails this many steps in a row will not recover by trying again.
 MAX_FAILURES_IN_A_ROW = 3
@@ -121,6 +130,11 @@ class Loop:
         self._random = random.Random(
             config.seed if config.seed is not None else secrets.randbits(64)
         )
+
+    def replica(self) -> "Loop":
+        """A loop with pages and queues of its own that shares weights and programs with this one,
+        for another thread."""
+        return Loop(self._runner.replica(), self.info, self._config, clock=self._clock)
 
     @property
     def has_work(self) -> bool:

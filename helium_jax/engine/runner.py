@@ -1,5 +1,6 @@
 """The owner of everything on the device: weights, KV pages, token buffer, compiled steps."""
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -117,6 +118,14 @@ class Runner:
         self._programs: dict[_Program, Compiled] = {}
         self._num_compiles_after_warmup = 0
         self._pages, self._state = self._allocate()
+
+    def replica(self) -> "Runner":
+        """A runner with pages and buffers of its own that shares weights and programs with this
+        one; it is as warm as this one is."""
+        other = copy.copy(self)
+        other._num_compiles_after_warmup = 0
+        other.reset()
+        return other
 
     def warm_up(self, progress: Progress | None = None) -> float:
         """Compiles every program from shapes alone, a few at a time; returns the seconds taken.

@@ -3,10 +3,10 @@
 import queue
 from collections.abc import Callable, Iterator, Sequence
 
-from helium_jax.engine.loop import Loop, Outcome
+from helium_jax.engine.loop import Loop, Outcome, event_of
 from helium_jax.engine.service import Service
 from helium_jax.engine.validation import validate_request
-from helium_jax.errors import HeliumError, RequestError
+from helium_jax.errors import RequestError
 from helium_jax.types import EngineStatistics, GenerateRequest, ModelInfo, TokenEvent
 
 
@@ -63,11 +63,9 @@ class Engine:
         finished = False
         try:
             while not finished:
-                outcome = outbox.get()
-                finished = isinstance(outcome, HeliumError) or outcome.finish_reason is not None
-                if isinstance(outcome, HeliumError):
-                    raise outcome
-                yield outcome
+                event = event_of(outbox.get())
+                finished = event.finish_reason is not None
+                yield event
         finally:
             self._outboxes.pop(request_id, None)
             if not finished:
