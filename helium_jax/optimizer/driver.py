@@ -8,7 +8,7 @@ from helium_jax.errors import InternalError, PlanError, RequestError
 from helium_jax.optimizer.facts import Facts
 from helium_jax.optimizer.rewriting import Note, Rule
 from helium_jax.optimizer.rules import RULES, group_rows_by_value
-from helium_jax.optimizer.rules.fetch_cached_outputs import count_known
+from helium_jax.optimizer.rules.fetch_cached_outputs import find_known_rows
 from helium_jax.optimizer.rules.group_rows_by_value import Grouping
 from helium_jax.plan import Chat, Completion, Plan, validate
 
@@ -42,15 +42,15 @@ class Optimized:
     Attributes:
         plan: gives the outputs of the original under the same names.
         trace: the rules that fired, in order.
-        fetched: operators that are columns of cached answers now, with the tokens nobody pays.
-        known_rows: by call of the plan that is left, how many of its rows the output cache serves.
+        fetched: calls that are columns of cached answers now.
+        known_rows: by call that is left outside bodies, the rows that the output cache serves.
         grouping: which rows share values.
     """
 
     plan: Plan
     trace: tuple[TraceStep, ...]
     fetched: tuple[str, ...]
-    known_rows: Mapping[str, int]
+    known_rows: Mapping[str, frozenset[int]]
     grouping: Grouping
 
 
@@ -81,7 +81,7 @@ def optimize(
     # Of the answers that were known, only those that the plan still holds were worth fetching.
     left = {op.name for op in rewritten.ops if not isinstance(op, Chat | Completion)}
     calls = {op.name for op in plan.ops if isinstance(op, Chat | Completion)}
-    known_rows = {op.name: num for op in rewritten.ops if (num := count_known(op, facts))}
+    known_rows = {op.name: rows for op in rewritten.ops if (rows := find_known_rows(op, facts))}
     return Optimized(
         plan=rewritten,
         trace=trace,

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from helium_jax.optimizer.profile import Profile
+from helium_jax.plan import Const, Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,7 @@ class Facts:
     Attributes:
         deterministic: the engine gives equal tokens for equal requests bit for bit.
         num_rows: of the batch; None when only the plan is looked at.
-        columns: by input.
+        columns: by input, and by constant that is a column.
         known: the answers that the output cache has, by operator and row.
         profile: of earlier calls.
     """
@@ -50,3 +51,33 @@ def describe_column(values: Sequence[str]) -> ColumnFacts:
     rows = tuple(numbers.setdefault(value, len(numbers)) for value in values)
     mean_chars = sum(map(len, numbers)) / len(numbers) if numbers else 0.0
     return ColumnFacts(values=rows, mean_chars=mean_chars)
+
+
+def gather_facts(
+    plan: Plan,
+    num_rows: int,
+    columns: Mapping[str, Sequence[str]],
+    *,
+    deterministic: bool = False,
+    known: Mapping[tuple[str, int], str] | None = None,
+    profile: Profile | None = None,
+) -> Facts:
+    """The snapshot for a plan over a batch.
+
+    Args:
+        plan: the plan.
+        num_rows: rows of the batch.
+        columns: their values by name; names that are no columns of the plan are left out.
+        deterministic: see `Facts`, as the other arguments.
+        known: see `Facts`.
+        profile: see `Facts`.
+    """
+    names = {node.name for node in plan.inputs}
+    names |= {op.name for op in plan.ops if isinstance(op, Const) and op.is_column}
+    return Facts(
+        deterministic=deterministic,
+        num_rows=num_rows,
+        columns={name: describe_column(columns[name]) for name in columns if name in names},
+        known=known or {},
+        profile=profile or Profile(),
+    )

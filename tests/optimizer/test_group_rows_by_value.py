@@ -1,6 +1,6 @@
 """Which rows are alike, and what that says of the operators above them."""
 
-from helium_jax.optimizer import Facts, describe_column, optimize
+from helium_jax.optimizer import Facts, describe_column, gather_facts, optimize
 from helium_jax.optimizer.rules import group_rows_by_value
 from helium_jax.optimizer.rules.group_rows_by_value import MIN_CHARS, Grouping
 from helium_jax.plan import Function, Lambda
@@ -45,6 +45,17 @@ def test_constants_are_the_same_for_all_rows_and_columns_are_compared():
     values = group_rows_by_value(plan, ROWS).values
     assert values["c"] == values["a"] == (0, 0, 0, 0)
     assert values["d"] == (0, 0, 1, 1)
+
+
+def test_constant_columns_are_columns_and_constants_are_not():
+    text = [LONG[0], LONG[1], LONG[0]]
+    plan = plan_of(
+        const("c", tuple(text)), const("d", LONG[0]), call("a", "{{c}}{{d}}"), outputs=("a",)
+    )
+    columns = {"c": text, "d": [LONG[0]] * 3, "q": ["1", "2", "3"], "other": text}
+    gathered = gather_facts(plan, 3, columns)
+    assert set(gathered.columns) == {"c", "q"}
+    assert group_rows_by_value(plan, gathered).columns == ("c",)
 
 
 def test_samples_and_impure_functions_differ_from_row_to_row():

@@ -11,7 +11,7 @@ from helium_jax.plan.graph import reachable
 def fetch_cached_outputs(plan: Plan, facts: Facts) -> Rewriting:
     """Replaces a call by the column of its answers; what only it needed is pruned afterwards.
 
-    A call with some rows cached stays: its run fetches those rows one by one, and `count_known`
+    A call with some rows cached stays: its run fetches those rows one by one, and `find_known_rows`
     tells the schedule how many are left.
 
     Rewrite:       {x: call(a)}, x known for rows 0..n-1  ->  {x: [answers]}
@@ -26,7 +26,9 @@ def fetch_cached_outputs(plan: Plan, facts: Facts) -> Rewriting:
     watched = _watched(plan)
     fetched: dict[str, Op] = {}
     for op in plan.ops:
-        is_whole = isinstance(op, Chat | Completion) and count_known(op, facts) == facts.num_rows
+        is_whole = (
+            isinstance(op, Chat | Completion) and len(find_known_rows(op, facts)) == facts.num_rows
+        )
         if is_whole and op.name not in watched:
             answers = tuple(facts.known[op.name, row] for row in range(facts.num_rows))
             fetched[op.name] = Const(name=op.name, value=answers)
@@ -41,13 +43,13 @@ def fetch_cached_outputs(plan: Plan, facts: Facts) -> Rewriting:
     )
 
 
-def count_known(op: Op, facts: Facts) -> int:
-    """Rows whose call the output cache serves; 0 for what is no call or must be made anew."""
+def find_known_rows(op: Op, facts: Facts) -> frozenset[int]:
+    """Rows whose call the output cache serves; none of what is no call or must be made anew."""
     if not isinstance(op, Chat | Completion) or not op.settings.cache.results:
-        return 0
+        return frozenset()
     if facts.num_rows is None or not is_repeatable((op,), facts):
-        return 0
-    return sum((op.name, row) in facts.known for row in range(facts.num_rows))
+        return frozenset()
+    return frozenset(row for row in range(facts.num_rows) if (op.name, row) in facts.known)
 
 
 def _watched(plan: Plan) -> frozenset[str]:

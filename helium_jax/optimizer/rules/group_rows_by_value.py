@@ -22,7 +22,7 @@ class Grouping:
             number of each row's value: rows with equal numbers have equal values. So an operator
             makes as many calls as it has numbers, and a prompt with this value in a slot is the
             same for rows with equal numbers, if what stands before it is.
-        columns: the inputs among them whose values are long enough to share KV, the ones that
+        columns: the columns among them whose values are long enough to share KV, the ones that
             save most first.
         row_order: every row once; rows with equal values in `columns` are together.
     """
@@ -62,7 +62,7 @@ def _find_values(plan: Plan, facts: Facts, num_rows: int) -> Iterator[tuple[str,
     for name in plan.topological_order:
         node = plan.nodes[name]
         match node:
-            case Input() if name in facts.columns:
+            case Input() | Const() if name in facts.columns:
                 rows = facts.columns[name].values
             case Const(value=tuple() as column):
                 rows = _number([(repr(value),) for value in column])
