@@ -108,6 +108,23 @@ class FakeText:
             ids += [FAKE_ROLE_IDS[message["role"]], *self.encode(message["content"]), FAKE_EOS_ID]
         return [*ids, FAKE_ROLE_IDS["assistant"]] if add_generation_prompt else ids
 
+    def continue_chat(
+        self,
+        earlier: Sequence[Mapping[str, str]],
+        answer: str,
+        later: Sequence[Mapping[str, str]],
+        *,
+        prompt_ids: Sequence[int],
+        answer_ids: Sequence[int],
+    ) -> list[int] | None:
+        """The ids of a conversation so far and of what follows, if they spell its messages."""
+        spoken = [i for i in answer_ids if i != FAKE_EOS_ID]
+        if not answer_ids or self.encode_chat(earlier) != [*prompt_ids]:
+            return None
+        if self.encode(answer) != spoken:
+            return None
+        return [*prompt_ids, *spoken, FAKE_EOS_ID, *self.encode_chat(later)]
+
     def encode(self, text: str) -> list[int]:
         """The text's bytes; lone surrogates become question marks."""
         return list(text.encode("utf-8", "replace"))

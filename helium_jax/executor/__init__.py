@@ -5,26 +5,33 @@ pages (below the `types.Generator` that is handed in).
 """
 
 from helium_jax.executor.codec import TextCodec
-from helium_jax.executor.executor import RunEvent, prepare, run_plan
+from helium_jax.executor.driver import RunEvent
+from helium_jax.executor.executor import run_plan
 from helium_jax.executor.options import NAIVE, RunOptions
 from helium_jax.executor.prefix import count_static_prefix
 from helium_jax.executor.result import (
+    CallSpan,
     OperatorStatistics,
     RowError,
     RowResult,
     RunResult,
     RunStatistics,
 )
+from helium_jax.executor.run_control import RunControl
+from helium_jax.executor.session import Session, prepare
 
 __all__ = [
     "NAIVE",
+    "CallSpan",
     "OperatorStatistics",
     "RowError",
     "RowResult",
+    "RunControl",
     "RunEvent",
     "RunOptions",
     "RunResult",
     "RunStatistics",
+    "Session",
     "TextCodec",
     "count_static_prefix",
     "prepare",

@@ -17,6 +17,31 @@ class TextCodec(Protocol):
         """
         ...
 
+    def continue_chat(
+        self,
+        earlier: Sequence[Mapping[str, str]],
+        answer: str,
+        later: Sequence[Mapping[str, str]],
+        *,
+        prompt_ids: Sequence[int],
+        answer_ids: Sequence[int],
+    ) -> Sequence[int] | None:
+        """The prompt of a conversation that goes on, made of the ids it had so far.
+
+        Args:
+            earlier: the messages of the prompt before.
+            answer: what the model said to them.
+            later: the messages that follow.
+            prompt_ids: of `earlier`.
+            answer_ids: what was generated for `answer`.
+
+        Returns:
+            Ids that begin with `prompt_ids` and the generated ones, so that their KV is found
+            again; None where the chat template writes the conversation in another way, and
+            `encode_chat` must be asked for all of it.
+        """
+        ...
+
     def encode(self, text: str) -> Sequence[int]:
         """The prompt of a bare text, with the special tokens the model expects at its start."""
         ...

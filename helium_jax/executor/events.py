@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from helium_jax.executor.result import OperatorStatistics, RowError, RunStatus
+from helium_jax.executor.values import Answer, Turns
 from helium_jax.plan import CallSettings
+from helium_jax.plan.nodes import Function
+from helium_jax.schedule.dispatch import PrefixUse, Release
 from helium_jax.types import Usage
 
-CallSource = Literal["computed", "kv", "result"]
+CallSource = Literal["computed", "kv", "result", "default"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,13 +26,17 @@ class Call:
         row: for which row.
         turns: (role, text) pairs; a bare prompt is one pair with the role None.
         settings: how the model is called.
+        history: the answer whose conversation comes before `turns`.
+        index: the iterations and items it stands in, outermost first.
     """
 
     call_id: int
     operator: str
     row: int
-    turns: tuple[tuple[str | None, str], ...]
+    turns: Turns
     settings: CallSettings
+    history: Answer | None = None
+    index: tuple[int, ...] = ()
 
 
 # --- events: what happened -----------------------------------------------------------------
@@ -45,7 +52,7 @@ class CallEncoded:
     """A call's prompt is token ids now."""
 
     call_id: int
-    num_tokens: int
+    token_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,15 +70,77 @@ class CallFinished:
     call_id: int
     text: str
     usage: Usage
+    token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallServed:
+    """An answer was already there, in the output cache or of an equal call of another run.
+
+    Attributes:
+        prompt_ids: the prompt that was not computed.
+        token_ids: of the answer.
+    """
+
+    call_id: int
+    text: str
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallFailed:
-    """A call has none and will not get one."""
+    """An attempt at a call came to nothing.
+
+    Attributes:
+        may_retry: whether the same call may succeed another time.
+        worker_failed: the engine that had it is gone: nothing the call did.
+    """
 
     call_id: int
     code: str
     message: str
+    may_retry: bool = True
+    worker_failed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallTimedOut:
+    """An attempt at a call has taken as long as it may."""
+
+    call_id: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionReturned:
+    """A function of the plan's author gave a text."""
+
+    invocation_id: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionFailed:
+    """A function of the plan's author raised, or gave no text."""
+
+    invocation_id: int
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelRow:
+    """Somebody does not want a row any more."""
+
+    row: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelOperator:
+    """Somebody does not want an operator any more, for any row."""
+
+    operator: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +158,13 @@ Event = (
     | CallEncoded
     | CallProgressed
     | CallFinished
+    | CallServed
     | CallFailed
+    | CallTimedOut
+    | FunctionReturned
+    | FunctionFailed
+    | CancelRow
+    | CancelOperator
     | CancelRequested
     | DeadlinePassed
 )
@@ -121,8 +196,10 @@ class OpRow:
 
     Attributes:
         source: "result" if another call's answer served, "kv" if part of the prompt was found in
-            the KV store, else "computed"; None for a row that failed.
+            the KV store, "default" if the call failed and the plan says what it gives then, else
+            "computed"; None for a row that failed.
         error: set when the row failed.
+        index: the iterations and items it stands in, outermost first.
     """
 
     type: ClassVar[str] = "op.row"
@@ -130,6 +207,7 @@ class OpRow:
     row: int
     source: CallSource | None
     error: RowError | None = None
+    index: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,16 +242,57 @@ class EncodeCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmitCall:
-    """Hand an encoded call to the engine."""
+    """Hand an encoded call to the engine, as its policy wants it."""
+
+    call: Call
+    token_ids: tuple[int, ...]
+    release: Release
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelCall:
+    """Forget a call, wherever it is: nobody waits for it."""
 
     call_id: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CancelCall:
-    """Forget a call: nobody waits for it."""
+class StartTimer:
+    """Say when an attempt at a call has taken so many seconds."""
 
     call_id: int
+    attempt: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopTimer:
+    """Forget the timer of a call."""
+
+    call_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallFunction:
+    """Call a function of the plan's author with these texts, off the event loop."""
+
+    invocation_id: int
+    function: Function
+    args: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelFunction:
+    """Forget a function: nobody waits for its text, should it return."""
+
+    invocation_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foresee:
+    """Tell the KV store when the plan needs prefixes again."""
+
+    uses: tuple[PrefixUse, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,4 +302,14 @@ class Report:
     progress: Progress
 
 
-Instruction = EncodeCall | SubmitCall | CancelCall | Report
+Instruction = (
+    EncodeCall
+    | SubmitCall
+    | CancelCall
+    | StartTimer
+    | StopTimer
+    | CallFunction
+    | CancelFunction
+    | Foresee
+    | Report
+)

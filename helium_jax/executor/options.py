@@ -4,29 +4,63 @@ from dataclasses import dataclass
 
 from helium_jax.errors import RequestError
 
+AS_READY = "as_ready"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
     """What changes a run's speed and never its outputs.
 
     Attributes:
+        policy: who orders the calls: "as_ready", or a name in `schedule.policies.POLICIES`.
+        strict_order: keep the policy's planned order even where a worker has to wait for it.
         max_in_flight: most calls at the engine at once; None: enough to keep it full.
-        single_flight: equal deterministic calls of the run are made once.
+        encode_ahead: calls that are prepared before the engine has room for them.
+        single_flight: equal deterministic calls are made once, also those of other runs of the
+            same session that are on their way.
+        output_cache: answers may come from, and go to, the session's output cache.
+        precompute: static prefixes worth it are computed before the first call, if the policy
+            wants that.
+        prefill_ahead: what is known of a prompt is computed while the rest is still generated.
+        disabled_rules: names of rewrite rules that are not applied.
         share_kv: calls may share KV pages with each other and with other requests.
-        cache_salt: with whom KV pages are shared, if at all.
+        cache_salt: with whom KV pages and answers are shared, if at all.
         priority: added to every call's own; lower runs sooner.
+        weight: of the run's share of the engine among the runs of its session.
+        seed: of what the policy draws.
     """
 
+    policy: str = "helium"
+    strict_order: bool = False
     max_in_flight: int | None = None
+    encode_ahead: int = 2_048
     single_flight: bool = True
+    output_cache: bool = True
+    precompute: bool = True
+    prefill_ahead: bool = True
+    disabled_rules: frozenset[str] = frozenset()
     share_kv: bool = True
     cache_salt: str = ""
     priority: int = 0
+    weight: float = 1.0
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.max_in_flight is not None and self.max_in_flight < 1:
-            raise RequestError(f"max_in_flight={self.max_in_flight} must be at least 1")
+        for name in ("max_in_flight", "encode_ahead"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise RequestError(f"{name}={value} must be at least 1")
+        if not self.weight > 0:
+            raise RequestError(f"weight={self.weight} must be positive")
 
 
 # One call at a time, row after row, nothing reused: the baseline that everything is compared to.
-NAIVE = RunOptions(max_in_flight=1, single_flight=False, share_kv=False)
+NAIVE = RunOptions(
+    policy="naive",
+    max_in_flight=1,
+    single_flight=False,
+    output_cache=False,
+    precompute=False,
+    prefill_ahead=False,
+    share_kv=False,
+)

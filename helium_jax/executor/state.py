@@ -1,60 +1,73 @@
 """One run as a state machine without I/O: events in, instructions out.
 
-Data flows row by row: a row's call is ready as soon as its own inputs are there, whatever the
-other rows do. Ready calls go out at once while there is room; otherwise the most urgent first, then
-the lowest row, so that rows finish early and a row's calls follow each other while the KV pages of
-its prompts are still in the store.
+Data flows row by row through frames (`frames.py`): an operator starts as soon as what it reads is
+there, whatever other rows do. Control operators begin frames and end them (`control.py`); calls of
+the model go through the policy to the engine (`calls.py`).
 """
 
-import hashlib
-import heapq
 import itertools
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
-from helium_jax.executor.budget import Budget
+from helium_jax.executor import control
+from helium_jax.executor.as_ready import AsReady
+from helium_jax.executor.calls import Calls, Landing
 from helium_jax.executor.events import (
-    Call,
     CallEncoded,
     CallFailed,
     CallFinished,
     CallProgressed,
+    CallServed,
     CallSource,
-    CancelCall,
+    CallTimedOut,
+    CancelOperator,
     CancelRequested,
+    CancelRow,
     DeadlinePassed,
-    EncodeCall,
     Event,
+    FunctionFailed,
+    FunctionReturned,
     Instruction,
     OpCompleted,
     OpProgress,
     OpRow,
-    OpStarted,
-    Progress,
     Report,
     RunCompleted,
     RunStarted,
-    SubmitCall,
 )
+from helium_jax.executor.frames import (
+    END,
+    Activation,
+    Frame,
+    Scope,
+    complete,
+    fail,
+    find,
+    make_scope,
+    open_frame,
+)
+from helium_jax.executor.invocations import Invocations
 from helium_jax.executor.result import OperatorStatistics, RowError, RowResult, RunStatus
 from helium_jax.executor.tally import Tally
-from helium_jax.physical import Apply, Generate, PhysicalPlan
-from helium_jax.plan import CallSettings, Slot, Text
+from helium_jax.executor.values import TOO_LARGE, Value, cut, render, text_of, view
+from helium_jax.physical import (
+    Apply,
+    Control,
+    Generate,
+    Hold,
+    Invoke,
+    Loop,
+    PhysicalOperator,
+    PhysicalPlan,
+    Read,
+    Slice,
+    View,
+    regions,
+)
 from helium_jax.plan.limits import MAX_VALUE_CHARS
-from helium_jax.types import Usage
+from helium_jax.schedule.dispatch import Dispatcher
 
-_WAITING, _DONE, _FAILED = range(3)
-Place = tuple[str, int]  # an operator's value for a row
-
-
-@dataclass(slots=True)
-class _Flight:
-    """A call on its way: its own place, and those that wait for the same answer."""
-
-    call: Call
-    key: bytes | None
-    followers: list[Place] = field(default_factory=list)
-    num_tokens: int = 0
+ENCODE_AHEAD = 2_048
 
 
 class RunState:
@@ -68,6 +81,8 @@ class RunState:
         *,
         max_in_flight: int,
         single_flight: bool = True,
+        dispatcher: Dispatcher | None = None,
+        encode_ahead: int = ENCODE_AHEAD,
     ) -> None:
         """
         Args:
@@ -75,32 +90,39 @@ class RunState:
             num_rows: rows of the batch.
             columns: values of every operator that needs no work; see `rows.bind_rows`.
             max_in_flight: most calls on their way at once.
-            single_flight: make equal deterministic calls once.
+            single_flight: make equal deterministic calls once, and equal pure functions.
+            dispatcher: orders the calls; by default as soon as they are ready.
+            encode_ahead: calls that are prepared before the engine has room for them.
         """
         self._plan = plan
         self._num_rows = num_rows
-        self._max_in_flight = max_in_flight
-        self._single_flight = single_flight
-        self._steps = {op.name: op for op in plan.operators if isinstance(op, Apply | Generate)}
-        self._names = [*self._steps]
-        self._place = {name: index for index, name in enumerate(self._names)}
-        self._values: dict[str, list[str | None]] = {
-            op.name: list(columns[op.name]) if op.name in columns else [None] * num_rows
-            for op in plan.operators
-        }
-        self._states = {name: bytearray(num_rows) for name in self._steps}
-        self._missing = {name: [self._needs_steps(name)] * num_rows for name in self._steps}
-        self._num_open = len(self._steps) * num_rows
-        self._ready: list[tuple[int, int, int]] = []  # priority, row, place of the operator
-        self._flights: dict[int, _Flight] = {}
-        self._leaders: dict[bytes, int] = {}  # key of a call on its way -> its id
-        self._answers: dict[bytes, tuple[Place, int]] = {}  # -> its place and prompt tokens
-        self._held: list[int] = []  # encoded calls that wait for others' unused tokens
-        self._call_ids = itertools.count()
-        self._budget = Budget(plan.limits)
+        self._columns = columns
+        self._scope = make_scope(plan.operators)
+        self._scopes = {op.name: _scopes_of(op) for op in plan.all_operators}
+        self._encode_ahead = encode_ahead
         self._tallies = {op.name: Tally(op.name, num_rows) for op in plan.calls}
-        self._errors: dict[int, list[RowError]] = {}
         self._out: list[Instruction] = []
+        self._dispatcher = dispatcher or AsReady()
+        self._calls = Calls(
+            plan,
+            dispatcher=self._dispatcher,
+            tallies=self._tallies,
+            look=self._look,
+            out=lambda instruction: self._out.append(instruction),
+            max_in_flight=max_in_flight,
+            single_flight=single_flight,
+            encode_ahead=encode_ahead,
+        )
+        self._invocations = Invocations(
+            lambda instruction: self._out.append(instruction), merges=single_flight
+        )
+        self._roots: dict[int, Frame] = {}  # of rows that are open
+        self._outputs: dict[int, Mapping[str, str | None]] = {}  # of rows that are over
+        self._next_row = 0
+        self._errors: dict[int, list[RowError]] = {}
+        self._unwanted_rows: set[int] = set()
+        self._unwanted_operators: set[str] = set()
+        self._todo: deque[tuple[Frame, str, Value | RowError | None, CallSource | None]] = deque()
         self.status: RunStatus | None = None
 
     def handle(self, event: Event) -> list[Instruction]:
@@ -109,27 +131,41 @@ class RunState:
         Events of calls that are no longer wanted, and events after the end, have no effect.
         """
         if self.status is None:
-            match event:
-                case RunStarted():
-                    self._start()
-                case CallEncoded(call_id=call_id, num_tokens=num_tokens):
-                    self._on_encoded(call_id, num_tokens)
-                case CallProgressed(call_id=call_id, num_tokens=num_tokens):
-                    self._on_progressed(call_id, num_tokens)
-                case CallFinished(call_id=call_id, text=text, usage=usage):
-                    self._on_finished(call_id, text, usage)
-                case CallFailed(call_id=call_id, code=code, message=message):
-                    self._on_failed(call_id, code, message)
-                case CancelRequested():
-                    self._end("cancelled", "cancelled", "the run was cancelled")
-                case DeadlinePassed():
-                    message = f"the run's timeout of {self._plan.limits.timeout_s:g} s is over"
-                    self._end("expired", "deadline_exceeded", message)
-            self._release()
-            if self.status is None and self._num_open == 0:
-                self._end("completed", "", "")
+            self._take(event)
+            self._advance()
         out, self._out = self._out, []
         return out
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                pass
+            case CallEncoded(call_id=call_id, token_ids=token_ids):
+                self._calls.on_encoded(call_id, token_ids)
+            case CallProgressed(call_id=call_id, num_tokens=num_tokens):
+                self._calls.on_progressed(call_id, num_tokens)
+            case CallFinished():
+                self._land(self._calls.on_finished(event))
+            case CallServed():
+                self._land(self._calls.on_served(event))
+            case CallFailed():
+                self._land(self._calls.on_failed(event))
+            case CallTimedOut(call_id=call_id, attempt=attempt):
+                self._land(self._calls.on_timed_out(call_id, attempt))
+            case FunctionReturned(invocation_id=invocation_id, text=text):
+                self._on_returned(invocation_id, text)
+            case FunctionFailed(invocation_id=invocation_id, code=code, message=message):
+                for frame, name in self._invocations.take(invocation_id):
+                    self._refuse(frame, name, code, message)
+            case CancelRow(row=row):
+                self._cancel_row(row)
+            case CancelOperator(operator=name):
+                self._cancel_operator(name)
+            case CancelRequested():
+                self._end("cancelled", "cancelled", "the run was cancelled")
+            case DeadlinePassed():
+                message = f"the run's timeout of {self._plan.limits.timeout_s:g} s is over"
+                self._end("expired", "deadline_exceeded", message)
 
     def statistics(self) -> tuple[OperatorStatistics, ...]:
         """What every calling operator did so far."""
@@ -138,244 +174,329 @@ class RunState:
     def results(self) -> Iterator[RowResult]:
         """Outputs and errors of every row, as far as they are known."""
         for row in range(self._num_rows):
-            outputs = {name: self._values[source][row] for name, source in self._plan.outputs}
+            outputs = self._outputs.get(row)
+            if outputs is None:
+                outputs = self._outputs_of(row)
             yield RowResult(row=row, outputs=outputs, errors=tuple(self._errors.get(row, ())))
 
-    # --- beginnings ------------------------------------------------------------------------
+    # --- the loop --------------------------------------------------------------------------
 
-    def _start(self) -> None:
-        # Decided beforehand: an operator that becomes ready by another one's text is not a root.
-        roots = [name for name in self._steps if not self._needs_steps(name)]
-        for row in range(self._num_rows):
-            for name in roots:
-                if self.status is None:
-                    self._make_ready(name, row)
-
-    def _needs_steps(self, name: str) -> int:
-        return sum(need in self._steps for need in self._plan.needs[name])
-
-    def _make_ready(self, name: str, row: int) -> None:
-        step = self._steps[name]
-        if isinstance(step, Apply):
-            text = self._render(step.text, row)
-            if text is None:
-                self._fail(name, row, "value_too_large", _TOO_LARGE)
-            else:
-                self._complete(name, row, text)
-        else:
-            heapq.heappush(self._ready, (step.settings.priority, row, self._place[name]))
-
-    def _release(self) -> None:
-        while self.status is None and self._ready and len(self._flights) < self._max_in_flight:
-            _, row, place = heapq.heappop(self._ready)
-            step = self._steps[self._names[place]]
-            assert isinstance(step, Generate)
-            self._begin(step, row)
-
-    def _begin(self, step: Generate, row: int) -> None:
-        turns = []
-        for turn in step.turns:
-            text = self._render(turn.content, row)
-            if text is None:
-                self._fail(step.name, row, "value_too_large", _TOO_LARGE)
-                return
-            turns.append((turn.role, text))
-        key = self._key(tuple(turns), step.settings)
-        if key is not None and key in self._answers:
-            (leader, leader_row), num_tokens = self._answers[key]
-            text = self._values[leader][leader_row]
-            assert text is not None
-            self._serve(step.name, row, text, num_tokens)
-            return
-        if key is not None and key in self._leaders:
-            self._flights[self._leaders[key]].followers.append((step.name, row))
-            return
-        fault = self._budget.start_call()
-        if fault is not None:
-            self._fail(step.name, row, "limit_exceeded", fault)
-            return
-        call = Call(
-            call_id=next(self._call_ids),
-            operator=step.name,
-            row=row,
-            turns=tuple(turns),
-            settings=step.settings,
-        )
-        self._flights[call.call_id] = _Flight(call=call, key=key)
-        if key is not None:
-            self._leaders[key] = call.call_id
-        self._out.append(EncodeCall(call=call))
-
-    def _key(
-        self, turns: tuple[tuple[str | None, str], ...], settings: CallSettings
-    ) -> bytes | None:
-        """Equal keys mean equal answers; None for a call that must be made on its own."""
-        is_shared = self._single_flight and settings.cache.results
-        if not is_shared or not settings.sampling.is_deterministic:
-            return None
-        spelled = repr((turns, settings.sampling, settings.stop))
-        # Texts may hold lone surrogates, which have no UTF-8.
-        return hashlib.blake2b(spelled.encode("utf-8", "surrogatepass"), digest_size=20).digest()
-
-    # --- calls -----------------------------------------------------------------------------
-
-    def _on_encoded(self, call_id: int, num_tokens: int) -> None:
-        if call_id in self._flights:
-            self._budget.prepare(
-                call_id, num_tokens, self._flights[call_id].call.settings.sampling.max_tokens
-            )
-            self._held.append(call_id)
-            self._submit_held()
-
-    def _submit_held(self) -> None:
-        """Submits what the token limit allows; fails what it can never allow."""
-        held, self._held = self._held, []
-        for call_id in held:
-            if call_id not in self._flights:
-                continue
-            fault = self._budget.submit(call_id)
-            if fault is None:
-                self._submit(call_id)
-            elif self._budget.is_idle:
-                self._drop(call_id, "limit_exceeded", fault)
-            else:
-                self._held.append(call_id)
-
-    def _submit(self, call_id: int) -> None:
-        operator = self._flights[call_id].call.operator
-        tally = self._tallies[operator]
-        if tally.num_calls == 0:
-            self._report(OpStarted(operator=operator, num_rows=self._num_rows))
-        tally.num_calls += 1
-        self._out.append(SubmitCall(call_id=call_id))
-
-    def _on_progressed(self, call_id: int, num_tokens: int) -> None:
-        flight = self._flights.get(call_id)
-        if flight is not None:
-            flight.num_tokens += num_tokens
-            tally = self._tallies[flight.call.operator]
-            tally.completion_tokens += num_tokens
-            self._report(OpProgress(statistics=tally.freeze()))
-
-    def _on_finished(self, call_id: int, text: str, usage: Usage) -> None:
-        flight = self._flights.pop(call_id, None)
-        if flight is None:
-            return
-        call = flight.call
-        tally = self._tallies[call.operator]
-        tally.prompt_tokens += usage.prompt_tokens
-        tally.kv_cached += usage.kv_cached
-        tally.completion_tokens += usage.completion_tokens - flight.num_tokens
-        self._budget.finish(call_id, usage.prompt_tokens + usage.completion_tokens)
-        if flight.key is not None:
-            del self._leaders[flight.key]
-            self._answers[flight.key] = ((call.operator, call.row), usage.prompt_tokens)
-        self._complete(call.operator, call.row, text, "kv" if usage.kv_cached else "computed")
-        for name, row in flight.followers:
-            if self.status is None:
-                self._serve(name, row, text, usage.prompt_tokens)
-        self._submit_held()
-
-    def _on_failed(self, call_id: int, code: str, message: str) -> None:
-        self._drop(call_id, code, message)
-        self._submit_held()
-
-    def _drop(self, call_id: int, code: str, message: str) -> None:
-        """Ends a call without an answer, for its own row and for those that waited for it."""
-        flight = self._flights.pop(call_id, None)
-        if flight is None:
-            return
-        if flight.key is not None:
-            del self._leaders[flight.key]
-        self._budget.finish(call_id, flight.num_tokens)
-        for name, row in [(flight.call.operator, flight.call.row), *flight.followers]:
-            if self.status is None:
-                self._fail(name, row, code, message)
-
-    # --- values ----------------------------------------------------------------------------
-
-    def _serve(self, name: str, row: int, text: str, num_tokens: int) -> None:
-        """Gives a row the answer of an equal call."""
-        tally = self._tallies[name]
-        tally.num_saved_calls += 1
-        tally.saved_prompt_tokens += num_tokens
-        self._complete(name, row, text, "result")
-
-    def _complete(self, name: str, row: int, text: str, source: CallSource | None = None) -> None:
-        """Notes a value and, from there on, everything in the row that needs no call."""
-        pending = [(name, text)]
-        while pending and self.status is None:
-            name, text = pending.pop()
-            self._values[name][row] = text
-            self._states[name][row] = _DONE
-            self._num_open -= 1
-            if source is not None:
-                self._tallies[name].num_done += 1
-                self._report(OpRow(operator=name, row=row, source=source))
-                self._report_row(name)
-                source = None  # what follows is text put together, not a call
-            for user in self._plan.users[name]:
-                self._missing[user][row] -= 1
-                if self._missing[user][row] or self._states[user][row] != _WAITING:
+    def _advance(self) -> None:
+        """Goes on until nothing more follows from what is known."""
+        while self.status is None:
+            while self._todo and self.status is None:
+                frame, name, outcome, source = self._todo.popleft()
+                if not frame.is_live or name in frame.failed or name in frame.values:
                     continue
-                step = self._steps[user]
-                value = self._render(step.text, row) if isinstance(step, Apply) else None
-                if value is not None:
-                    pending.append((user, value))
+                if outcome is None:
+                    self._start(frame, name)
+                elif isinstance(outcome, RowError):
+                    self._fail(frame, name, outcome)
                 else:
-                    self._make_ready(user, row)
-
-    def _fail(self, name: str, row: int, code: str, message: str) -> None:
-        """Fails an operator for a row, and with it all that need it there."""
-        error = RowError(row=row, operator=name, code=code, message=message)
-        self._errors.setdefault(row, []).append(error)
-        pending = [name]
-        while pending:
-            failed = pending.pop()
-            if self._states[failed][row] != _WAITING:
+                    self._complete(frame, name, outcome, source)
+            if self.status is not None:
+                return
+            if self._next_row < self._num_rows and self._is_hungry():
+                self._open_row()
                 continue
-            self._states[failed][row] = _FAILED
-            self._num_open -= 1
-            pending += self._plan.users[failed]
-            if failed in self._tallies:
-                self._tallies[failed].num_failed += 1
-                self._report(OpRow(operator=failed, row=row, source=None, error=error))
-                self._report_row(failed)
-        if self._plan.limits.on_row_error == "fail" and self.status is None:
-            self._end("failed", "run_failed", f"not finished, because the run failed: {error}")
+            landings = self._calls.advance()
+            self._land(landings)
+            if self._todo or (self._next_row < self._num_rows and self._is_hungry()):
+                continue
+            break
+        if self.status is None and self._next_row == self._num_rows and not self._roots:
+            self._end("completed", "", "")
 
-    def _render(self, text: Text, row: int) -> str | None:
-        """A text with the row's values in its slots; None if it is too long to make."""
-        pieces: list[str] = []
-        for part in text:
-            value = self._values[part.name][row] if isinstance(part, Slot) else part
-            assert value is not None
-            pieces.append(value)
-        return "".join(pieces) if sum(map(len, pieces)) <= MAX_VALUE_CHARS else None
+    def _is_hungry(self) -> bool:
+        return self._calls.is_hungry and self._invocations.num_running < self._encode_ahead
+
+    def _open_row(self) -> None:
+        row = self._next_row
+        self._next_row += 1
+        frame = Frame(scope=self._scope, row=row)
+        self._roots[row] = frame
+        if row in self._unwanted_rows or not self._scope.steps:
+            open_frame(frame)
+            self._cancel_open_steps(frame)
+            self._end_row_if_over(frame)
+        else:
+            self._open(frame)
+
+    def _open(self, frame: Frame) -> None:
+        opened = open_frame(frame)
+        self._todo += [(frame, name, None, None) for name in opened.ready]
+        self._todo += [(frame, name, error, None) for name, error in opened.failed]
+
+    def _land(self, landings: list[Landing]) -> None:
+        for landing in landings:
+            frame, name = landing.place
+            if landing.value is None:
+                self._refuse(frame, name, landing.code, landing.message)
+            else:
+                self._todo.append((frame, name, landing.value, landing.source))
+
+    def _refuse(self, frame: Frame, name: str, code: str, message: str) -> None:
+        error = RowError(row=frame.row, operator=name, code=code, message=message)
+        self._todo.append((frame, name, error, None))
+
+    def _look(self, frame: Frame, name: str) -> Value:
+        value = find(frame, name)
+        return self._columns[name][frame.row] if value is None else value
+
+    # --- steps -----------------------------------------------------------------------------
+
+    def _start(self, frame: Frame, name: str) -> None:
+        if name == END:
+            self._end_frame(frame)
+            return
+        if name in self._unwanted_operators:
+            self._refuse(frame, name, "cancelled", "the operator was cancelled")
+            return
+        step = frame.scope.steps[name]
+        text: Value | None
+        match step:
+            case Generate():
+                self._calls.expect(frame, step)
+                return
+            case Invoke(args=args):
+                texts = tuple(text_of(self._look(frame, arg)) for arg in args)
+                text = self._invocations.start((frame, name), step, texts)
+                if text is not None:
+                    self._todo.append((frame, name, text, None))
+                return
+            case Apply(text=template):
+                text = render(template, lambda slot: self._look(frame, slot))
+            case Slice(source=source):
+                text = cut(step, self._look(frame, source))
+            case View(source=source):
+                text = view(step, self._look(frame, source))
+            case Read() | Hold():
+                raise AssertionError("columns are no steps")
+            case _:
+                activation = Activation()
+                frame.running[name] = activation
+                look = self._look_from(frame)
+                self._carry_on(
+                    frame, step, activation, control.start(step, activation.progress, look)
+                )
+                return
+        if text is None:
+            self._refuse(frame, name, "value_too_large", TOO_LARGE)
+        else:
+            self._complete(frame, name, text, None)
+
+    def _on_returned(self, invocation_id: int, text: str) -> None:
+        is_large = len(text) > MAX_VALUE_CHARS
+        for frame, name in self._invocations.take(invocation_id, None if is_large else text):
+            if is_large:
+                self._refuse(frame, name, "value_too_large", TOO_LARGE)
+            else:
+                self._todo.append((frame, name, text, None))
+
+    def _complete(self, frame: Frame, name: str, value: Value, source: CallSource | None) -> None:
+        self._stop(frame, name)
+        if name not in self._plan.remembered:
+            value = text_of(value)
+        ready = complete(frame, name, value)
+        if frame.parent is None:
+            self._close(name, frame.row)
+        if source is not None:
+            self._tallies[name].num_done += 1
+            self._report(OpRow(operator=name, row=frame.row, source=source, index=frame.index))
+            self._report_progress(name)
+        self._todo += [(one, user, None, None) for one, user in ready]
+        self._end_row_if_over(frame)
+
+    def _fail(self, frame: Frame, name: str, error: RowError) -> None:
+        """Fails a step, and with it all that cannot start without it."""
+        for one, step in fail(frame, name, error):
+            self._stop(one, step)
+            if step == END:
+                self._fail_frame(one, error)
+                continue
+            if one.parent is None:
+                self._close(step, one.row)
+                errors = self._errors.setdefault(one.row, [])
+                if not any(known is error for known in errors):
+                    errors.append(error)
+            if step in self._tallies:
+                self._tallies[step].num_failed += 1
+                row = OpRow(operator=step, row=one.row, source=None, error=error, index=one.index)
+                self._report(row)
+                self._report_progress(step)
+        if self._errors.get(frame.row) and self._plan.limits.on_row_error == "fail":
+            first = self._errors[frame.row][0]
+            self._end("failed", "run_failed", f"not finished, because the run failed: {first}")
+        self._end_row_if_over(frame)
+
+    def _stop(self, frame: Frame, name: str) -> None:
+        """Ends whatever a step is occupied with; its frames and their calls die."""
+        pending = [(frame, name)]
+        while pending:
+            one, step = pending.pop()
+            occupied = one.running.pop(step, None)
+            if isinstance(occupied, Activation):
+                for child in occupied.children.values():
+                    child.is_live = False
+                    pending += [(child, running) for running in child.running]
+            elif occupied is not None and isinstance(one.scope.steps[step], Invoke):
+                self._invocations.leave((one, step), occupied)
+            elif occupied is not None:
+                self._calls.leave((one, step), occupied)
+
+    # --- control ---------------------------------------------------------------------------
+
+    def _look_from(self, frame: Frame) -> control.Look:
+        return lambda name: self._look(frame, name)
+
+    def _carry_on(
+        self, frame: Frame, operator: Control, activation: Activation, step: control.Step
+    ) -> None:
+        """Does what a control operator decided."""
+        match step:
+            case control.Done(value=value):
+                self._todo.append((frame, operator.name, value, None))
+            case control.Refused(code=code, message=message):
+                self._refuse(frame, operator.name, code, message)
+            case control.Begin(openings=openings):
+                activation.progress.num_children += len(openings)
+                for opening in openings:
+                    repeated = (opening.position,) if opening.is_repeated else ()
+                    child = Frame(
+                        scope=self._scopes[operator.name][opening.scope],
+                        row=frame.row,
+                        parent=frame,
+                        owner=operator.name,
+                        position=opening.position,
+                        index=(*frame.index, *repeated),
+                        values=dict(opening.given),
+                    )
+                    activation.children[opening.position] = child
+                    self._open(child)
+
+    def _end_frame(self, frame: Frame) -> None:
+        """All that was wanted of a frame is there."""
+        values = {name: self._look(frame, name) for name in frame.scope.wanted}
+        self._ask_owner(frame, values)
+
+    def _fail_frame(self, frame: Frame, error: RowError) -> None:
+        """Something that was wanted of a frame will not be there."""
+        if not frame.is_live:
+            return
+        for name in [*frame.running]:
+            self._stop(frame, name)
+        self._ask_owner(frame, error)
+
+    def _ask_owner(self, frame: Frame, outcome: Mapping[str, Value] | RowError) -> None:
+        frame.is_live = False
+        parent = frame.parent
+        assert parent is not None, "a root has no end that anybody waits for"
+        activation = parent.running[frame.owner]
+        operator = parent.scope.steps[frame.owner]
+        assert isinstance(activation, Activation)
+        assert isinstance(operator, Control)
+        del activation.children[frame.position]
+        progress = activation.progress
+        if isinstance(outcome, RowError):
+            progress.errors[frame.position] = outcome
+            if control.has_failed(operator, progress):
+                self._todo.append((parent, operator.name, outcome, None))
+                return
+        else:
+            progress.values[frame.position] = outcome
+        step = control.proceed(operator, progress, self._look_from(parent))
+        self._carry_on(parent, operator, activation, step)
 
     # --- ends ------------------------------------------------------------------------------
+
+    def _end_row_if_over(self, frame: Frame) -> None:
+        if frame.parent is None and frame.num_open == 0 and self._roots.get(frame.row) is frame:
+            self._outputs[frame.row] = self._outputs_of(frame.row)
+            del self._roots[frame.row]
+
+    def _outputs_of(self, row: int) -> Mapping[str, str | None]:
+        frame = self._roots.get(row)
+        values = {} if frame is None else frame.values
+        outputs: dict[str, str | None] = {}
+        for name, source in self._plan.outputs:
+            if source in self._columns:
+                outputs[name] = self._columns[source][row]
+            else:
+                outputs[name] = text_of(values[source]) if source in values else None
+        return outputs
+
+    def _cancel_row(self, row: int) -> None:
+        if row < self._next_row:
+            frame = self._roots.get(row)
+            if frame is not None:
+                self._cancel_open_steps(frame)
+        else:
+            self._unwanted_rows.add(row)
+
+    def _cancel_open_steps(self, frame: Frame) -> None:
+        """Fails what a row has not computed yet, with one reason for all of it."""
+        is_open = (n for n in frame.scope.steps if n not in frame.values and n not in frame.failed)
+        names = [*is_open]
+        if names:
+            message = "the row was cancelled"
+            error = RowError(row=frame.row, operator=names[0], code="cancelled", message=message)
+            for name in names:
+                if self.status is None and name not in frame.failed:
+                    self._fail(frame, name, error)
+
+    def _cancel_operator(self, name: str) -> None:
+        self._unwanted_operators.add(name)
+        pending = [*self._roots.values()]
+        while pending:
+            frame = pending.pop()
+            if name in frame.scope.steps:
+                self._refuse(frame, name, "cancelled", "the operator was cancelled")
+            for occupied in frame.running.values():
+                if isinstance(occupied, Activation):
+                    pending += occupied.children.values()
 
     def _end(self, status: RunStatus, code: str, message: str) -> None:
         """Ends the run: cancels what is on its way and says of every open row what it lacks."""
         self.status = status
-        self._out += [CancelCall(call_id=call_id) for call_id in self._flights]
-        self._flights.clear()
-        self._leaders.clear()
-        self._ready.clear()
-        for row in range(self._num_rows if self._num_open else 0):
-            open_steps = [name for name, rows in self._states.items() if rows[row] == _WAITING]
-            if open_steps:
-                error = RowError(row=row, operator=open_steps[0], code=code, message=message)
+        self._calls.end()
+        self._invocations.end()
+        self._todo.clear()
+        unopened = ((row, None) for row in range(self._next_row, self._num_rows))
+        for row, frame in itertools.chain(self._roots.items(), unopened):
+            values = {} if frame is None else {**frame.values, **frame.failed}
+            names = [name for name in self._scope.steps if name not in values]
+            if names:
+                error = RowError(row=row, operator=names[0], code=code, message=message)
                 self._errors.setdefault(row, []).append(error)
         self._report(RunCompleted(status=status, num_failed_rows=len(self._errors)))
 
-    def _report_row(self, name: str) -> None:
-        tally = self._tallies[name].freeze()
-        is_last = tally.num_done + tally.num_failed == self._num_rows
-        self._report(OpCompleted(statistics=tally) if is_last else OpProgress(statistics=tally))
+    def _close(self, name: str, row: int) -> None:
+        """Notes that an operator of the root, and with it what it holds, is over for a row."""
+        for call in self._plan.calls_under[name]:
+            self._dispatcher.closed(call, row)
+            tally = self._tallies[call]
+            tally.num_closed += 1
+            if call != name and tally.num_closed == self._num_rows:
+                self._report(OpCompleted(statistics=tally.freeze()))
 
-    def _report(self, progress: Progress) -> None:
+    def _report_progress(self, name: str) -> None:
+        tally = self._tallies[name]
+        is_last = tally.num_closed == self._num_rows
+        statistics = tally.freeze()
+        self._report(
+            OpCompleted(statistics=statistics) if is_last else OpProgress(statistics=statistics)
+        )
+
+    def _report(self, progress: OpCompleted | OpProgress | OpRow | RunCompleted) -> None:
         self._out.append(Report(progress=progress))
 
 
-_TOO_LARGE = f"its text would have over {MAX_VALUE_CHARS} characters; shorten what goes into it"
+def _scopes_of(operator: PhysicalOperator) -> tuple[Scope, ...]:
+    """The scopes that a control operator's openings speak of; of other operators none."""
+    if isinstance(operator, Loop):
+        again = (operator.body.result, *(one.next for one in operator.carried))
+        return (
+            make_scope(operator.body.operators, again),
+            make_scope(operator.last.operators, (operator.final,)),
+        )
+    return tuple(make_scope(region.operators, (region.result,)) for region in regions(operator))

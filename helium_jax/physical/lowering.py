@@ -46,10 +46,13 @@ def lower(plan: Plan, params: Mapping[str, Value] = NO_PARAMS) -> PhysicalPlan:
     literals: dict[str, str] = {name: render_value(value) for name, value in bound.items()}
     columns: dict[str, tuple[str, ...]] = {}
     for op in walk(plan.ops):
-        if isinstance(op, Const) and isinstance(op.value, tuple):
-            columns[op.name] = tuple(render_value(value) for value in op.value)
-        elif isinstance(op, Const):
-            literals[op.name] = render_value(op.value)
+        match op:
+            case Const(name=name, value=tuple() as values):
+                columns[name] = tuple(render_value(value) for value in values)
+            case Const(name=name, value=str() | int() | float() as value):
+                literals[name] = render_value(value)
+            case _:
+                pass
     needed = tuple(_needed_ops(plan))
     _check_literals(needed, literals)
     steps = tuple(

@@ -262,11 +262,12 @@ def _nearest_calls(physical: PhysicalPlan) -> dict[str, tuple[str, ...]]:
     """For every operator the calls it waits for with no other call in between."""
     calls = {call.name for call in physical.calls}
     nearest: dict[str, tuple[str, ...]] = {}
-    for op in physical.operators:
+    # In an order in which everything comes after what it needs, names that loops bind included.
+    for name, needs in physical.needs.items():
         found: dict[str, None] = {}
-        for need in physical.needs[op.name]:
+        for need in needs:
             found.update(dict.fromkeys((need,) if need in calls else nearest[need]))
-        nearest[op.name] = tuple(found)
+        nearest[name] = tuple(found)
     return nearest
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from helium_jax.errors import RequestError
 from helium_jax.text.chat_template import ChatTemplate
+from helium_jax.text.conversation import continue_chat
 from helium_jax.text.detokenizer import Detokenizer
 from helium_jax.text.tokenizer import Tokenizer
 from helium_jax.types import SamplingParams
@@ -78,6 +79,29 @@ class TextModel:
             messages, add_generation_prompt=add_generation_prompt, tools=tools, **variables
         )
         return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def continue_chat(
+        self,
+        earlier: Sequence[Mapping[str, str]],
+        answer: str,
+        later: Sequence[Mapping[str, str]],
+        *,
+        prompt_ids: Sequence[int],
+        answer_ids: Sequence[int],
+    ) -> list[int] | None:
+        """A prompt that goes on from ids that are there already; see `text.conversation`."""
+        if self.template is None:
+            return None
+        return continue_chat(
+            self.tokenizer,
+            self.template,
+            earlier,
+            answer,
+            later,
+            prompt_ids=prompt_ids,
+            answer_ids=answer_ids,
+            eos_token_ids=self.eos_token_ids,
+        )
 
     def detokenizer(self, stop: Sequence[str] = (), *, include_stop: bool = False) -> Detokenizer:
         """A new detokenizer for one answer."""

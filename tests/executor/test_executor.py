@@ -13,6 +13,7 @@ from helium_jax.errors import CapacityError, PlanError, RequestError
 from helium_jax.executor import NAIVE, RunOptions, run_plan
 from helium_jax.executor.events import OpCompleted, OpRow, OpStarted, RunCompleted
 from helium_jax.plan import PlanBuilder, encode_yaml, parse_plan
+from helium_jax.schedule.policies import POLICIES
 from helium_jax.testing import FakeGenerator, FakeText, ManualClock, settle
 from tests.executor.oracle import expected_outputs
 from tests.plan.strategies import plans
@@ -58,7 +59,9 @@ OPTIONS = st.one_of(
     st.just(RunOptions()),
     st.builds(
         RunOptions,
+        policy=st.sampled_from(["as_ready", "helium", *POLICIES]),
         max_in_flight=st.integers(1, 5),
+        encode_ahead=st.integers(1, 5),
         single_flight=st.booleans(),
         share_kv=st.booleans(),
     ),
@@ -165,7 +168,7 @@ def rows_of(count, num_distinct=None):
     return [{"q": f"question {i % (num_distinct or count)}"} for i in range(count)]
 
 
-async def test_single_flight_makes_one_call_of_twenty_equal_rows():
+async def test_5_4_single_flight_makes_one_call_of_twenty_equal_rows():
     engine = Engine()
     result = await run(map_reduce(1), rows_of(20, 1), engine)
     assert len(engine.requests) == 2
@@ -173,7 +176,7 @@ async def test_single_flight_makes_one_call_of_twenty_equal_rows():
     assert result.statistics.num_saved_calls == 38
 
 
-async def test_single_flight_makes_every_call_of_sampled_rows():
+async def test_5_4_single_flight_makes_every_call_of_sampled_rows():
     engine = Engine()
     result = await run(map_reduce(1, temperature=0.7), rows_of(20, 1), engine)
     assert len(engine.requests) == 40
@@ -242,7 +245,7 @@ async def test_the_naive_mode_goes_row_by_row_and_reuses_nothing():
     assert result.statistics.computed == result.statistics.needed
 
 
-async def test_a_row_is_in_its_third_stage_before_the_last_row_has_left_the_first():
+async def test_5_9_a_row_is_in_its_third_stage_before_the_last_row_has_left_the_first():
     builder = PlanBuilder()
     first = builder.completion("1 " + builder.input("q"), name="first")
     second = builder.completion("2 " + first, name="second")
@@ -252,7 +255,7 @@ async def test_a_row_is_in_its_third_stage_before_the_last_row_has_left_the_firs
         builder.build(),
         rows_of(8),
         Engine(),
-        options=RunOptions(max_in_flight=2),
+        options=RunOptions(policy="as_ready", max_in_flight=2),
         on_event=lambda event: events.append(event.progress),
     )
     started = next(
@@ -266,7 +269,7 @@ async def test_a_row_is_in_its_third_stage_before_the_last_row_has_left_the_firs
     assert started < done
 
 
-async def test_a_stalled_row_does_not_keep_the_others_from_finishing():
+async def test_5_8_a_stalled_row_does_not_keep_the_others_from_finishing():
     clock = ManualClock()
 
     async def stall(request, num_sent):
@@ -287,7 +290,7 @@ async def test_a_stalled_row_does_not_keep_the_others_from_finishing():
     assert (await task).status == "completed"
 
 
-async def test_a_failing_row_fails_only_what_needs_it():
+async def test_5_15_a_failing_row_fails_only_what_needs_it():
     builder = PlanBuilder()
     q = builder.input("q")
     first = builder.completion("1 " + q, name="first")
@@ -343,7 +346,7 @@ async def test_a_bug_in_one_call_fails_its_row_alone(caplog):
     assert "ZeroDivision" not in result.errors[0].message
 
 
-async def test_a_deadline_gives_what_there_is_and_a_reason_for_the_rest():
+async def test_5_15_a_deadline_gives_what_there_is_and_a_reason_for_the_rest():
     clock = ManualClock()
     builder = PlanBuilder()
     builder.output("o", builder.completion(builder.input("q"), name="c"))

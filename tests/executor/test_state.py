@@ -27,10 +27,13 @@ from helium_jax.executor.result import OperatorStatistics, RowError
 from helium_jax.executor.state import RunState
 from helium_jax.physical import lower
 from helium_jax.plan import CallSettings, PlanBuilder
+from helium_jax.schedule.dispatch import Release
 from helium_jax.types import SamplingParams, Usage
 
 
-def state_of(num_rows=1, *, max_in_flight=8, max_tokens=None, distinct=True, **limits):
+def state_of(
+    num_rows=1, *, max_in_flight=8, encode_ahead=99, max_tokens=None, distinct=True, **limits
+):
     """A run of one operator `c` over rows `r0`, `r1`, ... (or equal rows)."""
     builder = PlanBuilder()
     fields = {} if max_tokens is None else {"max_tokens": max_tokens}
@@ -38,7 +41,9 @@ def state_of(num_rows=1, *, max_in_flight=8, max_tokens=None, distinct=True, **l
     builder.limit(**limits)
     physical = lower(builder.build())
     column = [f"r{row if distinct else 0}" for row in range(num_rows)]
-    return RunState(physical, num_rows, {"q": column}, max_in_flight=max_in_flight)
+    return RunState(
+        physical, num_rows, {"q": column}, max_in_flight=max_in_flight, encode_ahead=encode_ahead
+    )
 
 
 def call(call_id, row, text, max_tokens=None):
@@ -57,18 +62,22 @@ def finished(call_id, text="answer", prompt=5, completion=3, cached=0):
     return CallFinished(call_id=call_id, text=text, usage=usage)
 
 
+def encoded(call_id, num_tokens=5):
+    return CallEncoded(call_id=call_id, token_ids=tuple(range(num_tokens)))
+
+
 def ids(instructions, kind):
-    if kind is EncodeCall:
-        return [i.call.call_id for i in instructions if isinstance(i, EncodeCall)]
+    if kind in (EncodeCall, SubmitCall):
+        return [i.call.call_id for i in instructions if isinstance(i, kind)]
     return [i.call_id for i in instructions if isinstance(i, kind)]
 
 
 def test_one_call_from_start_to_end():
     state = state_of()
     assert state.handle(RunStarted()) == [EncodeCall(call=call(0, 0, "r0"))]
-    assert state.handle(CallEncoded(call_id=0, num_tokens=5)) == [
+    assert state.handle(encoded(0, 5)) == [
         Report(progress=OpStarted(operator="c", num_rows=1)),
-        SubmitCall(call_id=0),
+        SubmitCall(call=call(0, 0, "r0"), token_ids=tuple(range(5)), release=Release(call_id=0)),
     ]
     running = OperatorStatistics(operator="c", num_rows=1, num_calls=1, completion_tokens=2)
     assert state.handle(CallProgressed(call_id=0, num_tokens=2)) == [
@@ -104,12 +113,30 @@ def test_a_failure_tells_its_operator_and_reason():
     ]
 
 
+def start(state, num_tokens=5):
+    """Starts a run and encodes all its first calls; returns what came of the last one."""
+    out = state.handle(RunStarted())
+    for call_id in ids(out, EncodeCall):
+        out = state.handle(encoded(call_id, num_tokens))
+    return out
+
+
 def test_calls_go_out_while_there_is_room_and_one_more_when_one_ends():
     state = state_of(4, max_in_flight=2)
-    assert ids(state.handle(RunStarted()), EncodeCall) == [0, 1]
-    state.handle(CallEncoded(call_id=1, num_tokens=1))
-    assert ids(state.handle(finished(1)), EncodeCall) == [2]
-    assert ids(state.handle(CallFailed(call_id=0, code="x", message="x")), EncodeCall) == [3]
+    assert ids(state.handle(RunStarted()), EncodeCall) == [0, 1, 2, 3]
+    submitted = [ids(state.handle(encoded(i)), SubmitCall) for i in range(4)]
+    assert submitted == [[0], [1], [], []]
+    assert ids(state.handle(finished(1)), SubmitCall) == [2]
+    assert ids(state.handle(CallFailed(call_id=0, code="x", message="x")), SubmitCall) == [3]
+
+
+def test_only_so_many_calls_are_prepared_ahead():
+    state = state_of(9, max_in_flight=2, encode_ahead=3)
+    assert ids(state.handle(RunStarted()), EncodeCall) == [0, 1, 2]
+    assert ids(state.handle(encoded(0)), EncodeCall) == [3]
+    assert ids(state.handle(encoded(1)), EncodeCall) == [4]
+    assert ids(state.handle(encoded(2)), EncodeCall) == []
+    assert ids(state.handle(finished(0)), EncodeCall) == [5]
 
 
 def test_the_lower_priority_number_goes_first_then_the_lower_row():
@@ -130,7 +157,7 @@ def test_the_lower_priority_number_goes_first_then_the_lower_row():
 def test_followers_get_the_answer_or_the_error_of_the_one_call():
     state = state_of(3, distinct=False)
     assert ids(state.handle(RunStarted()), EncodeCall) == [0]
-    state.handle(CallEncoded(call_id=0, num_tokens=5))
+    state.handle(encoded(0, 5))
     state.handle(finished(0, text="A"))
     assert [row.outputs["o"] for row in state.results()] == ["A"] * 3
     (tally,) = state.statistics()
@@ -148,7 +175,7 @@ def test_an_answer_serves_equal_calls_that_become_ready_later():
     builder.output("o", builder.completion(first, name="second"))
     state = RunState(lower(builder.build()), 1, {"q": ["same"]}, max_in_flight=9)
     state.handle(RunStarted())
-    state.handle(CallEncoded(call_id=0, num_tokens=4))
+    state.handle(encoded(0, 4))
     out = state.handle(finished(0, text="same"))
     assert Report(progress=OpRow(operator="second", row=0, source="result")) in out
     assert state.status == "completed"
@@ -157,7 +184,7 @@ def test_an_answer_serves_equal_calls_that_become_ready_later():
 def test_a_cancelled_run_cancels_its_calls_and_hears_no_late_events():
     state = state_of(3, max_in_flight=2)
     state.handle(RunStarted())
-    state.handle(CallEncoded(call_id=0, num_tokens=5))
+    state.handle(encoded(0, 5))
     state.handle(finished(0))
     out = state.handle(CancelRequested())
     assert out == [
@@ -166,14 +193,14 @@ def test_a_cancelled_run_cancels_its_calls_and_hears_no_late_events():
         Report(progress=RunCompleted(status="cancelled", num_failed_rows=2)),
     ]
     assert [row.outputs["o"] for row in state.results()] == ["answer", None, None]
-    for event in (finished(1), CallEncoded(call_id=2, num_tokens=1), DeadlinePassed()):
+    for event in (finished(1), encoded(2, 1), DeadlinePassed()):
         assert state.handle(event) == []
     assert state.status == "cancelled"
 
 
 def test_the_limit_of_calls_fails_the_rows_beyond_it():
     state = state_of(4, max_llm_calls=2)
-    assert ids(state.handle(RunStarted()), EncodeCall) == [0, 1]
+    start(state)
     errors = [error for row in state.results() for error in row.errors]
     assert [(e.row, e.code) for e in errors] == [(2, "limit_exceeded"), (3, "limit_exceeded")]
     assert "max_llm_calls=2" in errors[0].message
@@ -182,7 +209,7 @@ def test_the_limit_of_calls_fails_the_rows_beyond_it():
 def test_rows_served_by_an_equal_call_do_not_count_as_calls():
     state = state_of(4, distinct=False, max_llm_calls=1)
     state.handle(RunStarted())
-    state.handle(CallEncoded(call_id=0, num_tokens=5))
+    state.handle(encoded(0, 5))
     state.handle(finished(0))
     assert [row.errors for row in state.results()] == [()] * 4
 
@@ -190,8 +217,8 @@ def test_rows_served_by_an_equal_call_do_not_count_as_calls():
 def test_a_call_waits_for_tokens_that_others_may_give_back():
     state = state_of(2, max_tokens=10, max_total_tokens=25)
     state.handle(RunStarted())
-    assert ids(state.handle(CallEncoded(call_id=0, num_tokens=5)), SubmitCall) == [0]
-    assert state.handle(CallEncoded(call_id=1, num_tokens=5)) == []  # 15 + 15 > 25
+    assert ids(state.handle(encoded(0, 5)), SubmitCall) == [0]
+    assert state.handle(encoded(1, 5)) == []  # 15 + 15 > 25
     assert ids(state.handle(finished(0, completion=3)), SubmitCall) == [1]  # 8 + 15 <= 25
     state.handle(finished(1))
     assert [row.errors for row in state.results()] == [(), ()]
@@ -200,8 +227,8 @@ def test_a_call_waits_for_tokens_that_others_may_give_back():
 def test_a_call_fails_when_its_tokens_can_never_be_there():
     state = state_of(2, max_tokens=10, max_total_tokens=25)
     state.handle(RunStarted())
-    state.handle(CallEncoded(call_id=0, num_tokens=5))
-    state.handle(CallEncoded(call_id=1, num_tokens=5))
+    state.handle(encoded(0, 5))
+    state.handle(encoded(1, 5))
     state.handle(finished(0, completion=10))  # 15 + 15 > 25
     (error,) = [error for row in state.results() for error in row.errors]
     assert (error.row, error.code) == (1, "limit_exceeded")
@@ -225,12 +252,12 @@ def test_a_run_never_spends_more_tokens_than_its_limit(prompts, limit, in_flight
         for instruction in instructions:
             if isinstance(instruction, EncodeCall):
                 call_ = instruction.call
-                pending.append(CallEncoded(call_id=call_.call_id, num_tokens=prompts[call_.row]))
+                pending.append(encoded(call_.call_id, prompts[call_.row]))
                 sizes[call_.call_id] = prompts[call_.row]
             elif isinstance(instruction, SubmitCall):
                 tokens = data.draw(st.integers(1, 5))
-                size = sizes[instruction.call_id]
-                pending.append(finished(instruction.call_id, prompt=size, completion=tokens))
+                size = sizes[instruction.call.call_id]
+                pending.append(finished(instruction.call.call_id, prompt=size, completion=tokens))
 
     sizes = {}
     take(state.handle(RunStarted()))

@@ -1,0 +1,487 @@
+"""The calls of a run on their way: prepared, ordered by the policy, let in, tried again.
+
+A call is queued when its inputs are there, encoded while few others are, handed to the dispatcher,
+and goes to the engine when the dispatcher releases it and the budget allows. Equal deterministic
+calls are one flight with several places waiting for it.
+"""
+
+import hashlib
+import heapq
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from helium_jax.executor.budget import Budget
+from helium_jax.executor.events import (
+    Call,
+    CallFailed,
+    CallFinished,
+    CallServed,
+    CallSource,
+    CancelCall,
+    EncodeCall,
+    Foresee,
+    Instruction,
+    OpProgress,
+    OpStarted,
+    Report,
+    StartTimer,
+    StopTimer,
+    SubmitCall,
+)
+from helium_jax.executor.frames import Frame, Place
+from helium_jax.executor.tally import Tally
+from helium_jax.executor.values import TOO_LARGE, Answer, Turns, Value, render
+from helium_jax.physical import Generate, PhysicalPlan
+from helium_jax.plan import CallSettings
+from helium_jax.schedule.dispatch import Dispatcher, ReadyCall, Release
+
+MAX_ENCODING = 64  # prompts being encoded at a time
+MAX_RERUNS = 8  # of a call whose engines died
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Landing:
+    """What became of a place that waited for a call: a value, or the reason why there is none."""
+
+    place: Place
+    value: Value | None = None
+    source: CallSource | None = None
+    code: str = ""
+    message: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Flight:
+    """A call on its way, and the places that wait for its answer."""
+
+    call: Call
+    key: bytes | None
+    waiting: list[Place]
+    stage: Literal["encoding", "ready", "held", "submitted"] = "encoding"
+    token_ids: tuple[int, ...] = ()
+    release: Release | None = None
+    attempt: int = 0
+    num_reruns: int = 0
+    num_tokens: int = 0  # of the answer, in this attempt
+
+
+class Calls:
+    """Owns the calls of one run; part of a `RunState`, to whose instructions it adds."""
+
+    def __init__(
+        self,
+        plan: PhysicalPlan,
+        *,
+        dispatcher: Dispatcher,
+        tallies: Mapping[str, Tally],
+        look: Callable[[Frame, str], Value],
+        out: Callable[[Instruction], None],
+        max_in_flight: int,
+        single_flight: bool,
+        encode_ahead: int,
+    ) -> None:
+        """
+        Args:
+            plan: whose calls.
+            dispatcher: orders them.
+            tallies: by operator.
+            look: a name's value, seen from a frame.
+            out: takes instructions.
+            max_in_flight: most calls at the engine at once.
+            single_flight: make equal deterministic calls once.
+            encode_ahead: encoded calls that may wait for the dispatcher, as long as that does not
+                keep it from releasing any.
+        """
+        self._dispatcher = dispatcher
+        self._tallies = tallies
+        self._look = look
+        self._out = out
+        self._max_in_flight = max_in_flight
+        self._single_flight = single_flight
+        self._encode_ahead = encode_ahead
+        self._keeps_answers = bool(plan.remembered)
+        self._place = {op.name: place for place, op in enumerate(plan.calls)}
+        self._budget = Budget(plan.limits)
+        self._ids = itertools.count()
+        self._queue: list[tuple[int, int, int, int]] = []  # priority, row, operator, call id
+        self._queued: dict[int, Place] = {}
+        self._flights: dict[int, _Flight] = {}
+        self._leaders: dict[bytes, int] = {}  # key of a call on its way -> its id
+        self._answers: dict[bytes, tuple[Value, int]] = {}  # -> its value and prompt tokens
+        self._held: list[int] = []  # released calls that wait for others' unused tokens
+        self._num_encoding = 0
+        self._num_ready = 0
+        self._num_submitted = 0  # or held
+
+    @property
+    def is_hungry(self) -> bool:
+        """Whether more calls would be prepared if there were any."""
+        num_prepared = len(self._queued) + self._num_encoding + self._num_ready
+        return num_prepared < self._encode_ahead or self._is_starving
+
+    @property
+    def _is_starving(self) -> bool:
+        """The engine has room, and nothing that is being prepared may fill it."""
+        is_idle = not self._queued and not self._num_encoding
+        return is_idle and self._num_submitted < self._max_in_flight
+
+    def expect(self, frame: Frame, operator: Generate) -> None:
+        """Takes a call whose inputs are there."""
+        call_id = next(self._ids)
+        frame.running[operator.name] = call_id
+        self._queued[call_id] = (frame, operator.name)
+        self._dispatcher.coming(call_id, frame.row)
+        place = self._place[operator.name]
+        heapq.heappush(self._queue, (operator.settings.priority, frame.row, place, call_id))
+
+    def leave(self, place: Place, call_id: int) -> None:
+        """A place does not want its call any more; without others that do, the call ends."""
+        if self._queued.pop(call_id, None) is not None:
+            self._dispatcher.finished(call_id, 0)
+            return
+        flight = self._flights.get(call_id)
+        if flight is not None:
+            flight.waiting.remove(place)
+            if not flight.waiting:
+                self._take(call_id)
+                self._budget.finish(call_id, flight.num_tokens)
+                self._out(CancelCall(call_id=call_id))
+
+    def advance(self) -> list[Landing]:
+        """Lets calls in and prepares more, as far as there is room."""
+        landings: list[Landing] = []
+        self._release(landings)
+        while self._queued and self._num_encoding < MAX_ENCODING:
+            is_full = self._num_ready >= self._encode_ahead
+            if is_full and self._num_submitted >= self._max_in_flight:
+                break
+            *_, call_id = heapq.heappop(self._queue)
+            place = self._queued.pop(call_id, None)
+            if place is not None:
+                self._begin(call_id, place, landings)
+        return landings
+
+    def end(self) -> None:
+        """Cancels everything."""
+        for call_id, flight in self._flights.items():
+            self._stop_timer(flight)
+            self._out(CancelCall(call_id=call_id))
+        self._flights.clear()
+        self._queued.clear()
+
+    # --- events ----------------------------------------------------------------------------
+
+    def on_encoded(self, call_id: int, token_ids: tuple[int, ...]) -> None:
+        """The prompt is there: the dispatcher may have the call."""
+        flight = self._flights.get(call_id)
+        if flight is not None:
+            self._num_encoding -= 1
+            flight.token_ids = token_ids
+            self._make_ready(flight)
+
+    def on_progressed(self, call_id: int, num_tokens: int) -> None:
+        """An answer grew."""
+        flight = self._flights.get(call_id)
+        if flight is not None:
+            flight.num_tokens += num_tokens
+            tally = self._tallies[flight.call.operator]
+            tally.completion_tokens += num_tokens
+            self._out(Report(progress=OpProgress(statistics=tally.freeze())))
+
+    def on_finished(self, event: CallFinished) -> list[Landing]:
+        """The engine gave an answer."""
+        flight = self._take(event.call_id, event.usage.completion_tokens)
+        if flight is None:
+            return []
+        usage = event.usage
+        tally = self._tallies[flight.call.operator]
+        tally.prompt_tokens += usage.prompt_tokens
+        tally.kv_cached += usage.kv_cached
+        tally.completion_tokens += usage.completion_tokens - flight.num_tokens
+        self._budget.finish(event.call_id, usage.prompt_tokens + usage.completion_tokens)
+        call = flight.call
+        value = self._value(call.history, call.turns, event.text, flight.token_ids, event.token_ids)
+        source: CallSource = "kv" if usage.kv_cached else "computed"
+        return self._land(flight, value, source, usage.prompt_tokens)
+
+    def on_served(self, event: CallServed) -> list[Landing]:
+        """The answer was already there."""
+        flight = self._take(event.call_id)
+        if flight is None:
+            return []
+        tally = self._tallies[flight.call.operator]
+        if flight.stage == "submitted":
+            tally.num_calls -= 1
+        self._budget.take_back(event.call_id)
+        num_tokens = len(event.prompt_ids)
+        tally.num_cached_calls += 1
+        tally.cached_prompt_tokens += num_tokens
+        call = flight.call
+        value = self._value(call.history, call.turns, event.text, event.prompt_ids, event.token_ids)
+        return self._land(flight, value, "result", num_tokens)
+
+    def on_failed(self, event: CallFailed) -> list[Landing]:
+        """An attempt came to nothing: another one, or the end of the call."""
+        flight = self._flights.get(event.call_id)
+        if flight is None:
+            return []
+        is_out = flight.stage == "submitted"
+        if event.worker_failed and is_out and flight.num_reruns < MAX_RERUNS:
+            flight.num_reruns += 1
+            if flight.release is not None and flight.release.worker is not None:
+                self._dispatcher.lost(flight.release.worker)
+            self._try_again(flight)
+            return []
+        if event.may_retry and is_out and flight.attempt < flight.call.settings.retries:
+            self._retry(flight)
+            return []
+        return self._drop(event.call_id, event.code, event.message)
+
+    def on_timed_out(self, call_id: int, attempt: int) -> list[Landing]:
+        """An attempt took too long: it is cancelled, and perhaps made again."""
+        flight = self._flights.get(call_id)
+        if flight is None or flight.attempt != attempt:
+            return []
+        settings = flight.call.settings
+        self._out(CancelCall(call_id=call_id))
+        if flight.stage == "submitted" and attempt < settings.retries:
+            self._retry(flight)
+            return []
+        message = f"it took longer than its timeout of {settings.timeout_s:g} s"
+        return self._drop(call_id, "timeout", message)
+
+    # --- preparing -------------------------------------------------------------------------
+
+    def _begin(self, call_id: int, place: Place, landings: list[Landing]) -> None:
+        """Renders a queued call; then it is served, waits for an equal one, or is encoded."""
+        frame, name = place
+        step = self._step(place)
+        turns = self._turns(place)
+        if turns is None:
+            self._dispatcher.finished(call_id, 0)
+            landings.append(self._fault(place, "value_too_large", TOO_LARGE))
+            return
+        history = self._history(place)
+        key = self._key(history, turns, step.settings)
+        if key is not None and key in self._answers:
+            self._dispatcher.finished(call_id, 0)
+            value, num_tokens = self._answers[key]
+            landings.append(self._serve(place, value, num_tokens))
+            return
+        if key is not None and key in self._leaders:
+            self._dispatcher.finished(call_id, 0)
+            frame.running[name] = self._leaders[key]
+            self._flights[self._leaders[key]].waiting.append(place)
+            return
+        call = Call(
+            call_id=call_id,
+            operator=name,
+            row=frame.row,
+            turns=turns,
+            settings=step.settings,
+            history=history,
+            index=frame.index,
+        )
+        self._flights[call_id] = _Flight(call=call, key=key, waiting=[place])
+        if key is not None:
+            self._leaders[key] = call_id
+        self._num_encoding += 1
+        self._out(EncodeCall(call=call))
+
+    def _step(self, place: Place) -> Generate:
+        frame, name = place
+        step = frame.scope.steps[name]
+        assert isinstance(step, Generate)
+        return step
+
+    def _turns(self, place: Place) -> Turns | None:
+        """The operator's own turns; None if one is too long to make."""
+        turns: list[tuple[str | None, str]] = []
+        for turn in self._step(place).turns:
+            text = render(turn.content, lambda slot: self._look(place[0], slot))
+            if text is None:
+                return None
+            turns.append((turn.role, text))
+        return tuple(turns)
+
+    def _history(self, place: Place) -> Answer | None:
+        name = self._step(place).history
+        if name is None:
+            return None
+        history = self._look(place[0], name)
+        assert isinstance(history, Answer), "the plan remembers every call that has followers"
+        return history
+
+    def _key(self, history: Answer | None, turns: Turns, settings: CallSettings) -> bytes | None:
+        """Equal keys mean equal answers; None for a call that must be made on its own."""
+        is_shared = self._single_flight and settings.cache.results
+        if not is_shared or not settings.sampling.is_deterministic:
+            return None
+        before = None
+        if history is not None:
+            before = (history.conversation, history.prompt_ids, history.token_ids)
+        spelled = repr((before, turns, settings.sampling, settings.stop))
+        # Texts may hold lone surrogates, which have no UTF-8.
+        return hashlib.blake2b(spelled.encode("utf-8", "surrogatepass"), digest_size=20).digest()
+
+    def _make_ready(self, flight: _Flight) -> None:
+        call = flight.call
+        flight.stage = "ready"
+        self._num_ready += 1
+        seconds = call.settings.timeout_s
+        if seconds is not None:
+            self._out(StartTimer(call_id=call.call_id, attempt=flight.attempt, seconds=seconds))
+        self._dispatcher.ready(
+            ReadyCall(
+                call_id=call.call_id,
+                operator=call.operator,
+                row=call.row,
+                token_ids=flight.token_ids,
+                max_tokens=call.settings.sampling.max_tokens,
+                priority=call.settings.priority,
+                frame=call.index,
+            )
+        )
+
+    # --- letting in ------------------------------------------------------------------------
+
+    def _release(self, landings: list[Landing]) -> None:
+        landings += self._submit_held()
+        room = self._max_in_flight - self._num_submitted
+        if room > 0 and self._num_ready:
+            for release in self._dispatcher.release(room):
+                flight = self._flights[release.call_id]
+                self._num_ready -= 1
+                self._num_submitted += 1
+                flight.stage = "held"
+                flight.release = release
+                self._held.append(release.call_id)
+            landings += self._submit_held()
+        uses = self._dispatcher.uses_changed()
+        if uses:
+            self._out(Foresee(uses=tuple(uses)))
+
+    def _submit_held(self) -> list[Landing]:
+        """Submits what the limits allow; fails what they can never allow."""
+        landings: list[Landing] = []
+        held, self._held = self._held, []
+        for call_id in held:
+            flight = self._flights.get(call_id)
+            if flight is None or flight.stage != "held":
+                continue
+            fault = self._budget.call_fault()
+            if fault is None:
+                most = flight.call.settings.sampling.max_tokens
+                fault = self._budget.submit(call_id, len(flight.token_ids), most)
+                if fault is None:
+                    self._submit(flight)
+                    continue
+                if not self._budget.is_idle:
+                    self._held.append(call_id)
+                    continue
+            landings += self._drop(call_id, "limit_exceeded", fault)
+        return landings
+
+    def _submit(self, flight: _Flight) -> None:
+        assert flight.release is not None
+        flight.stage = "submitted"
+        tally = self._tallies[flight.call.operator]
+        if tally.num_calls == 0:
+            started = OpStarted(operator=flight.call.operator, num_rows=tally.num_rows)
+            self._out(Report(progress=started))
+        tally.num_calls += 1
+        self._out(SubmitCall(call=flight.call, token_ids=flight.token_ids, release=flight.release))
+
+    # --- ends ------------------------------------------------------------------------------
+
+    def _retry(self, flight: _Flight) -> None:
+        self._tallies[flight.call.operator].num_retries += 1
+        self._try_again(flight)
+        flight.attempt += 1
+
+    def _try_again(self, flight: _Flight) -> None:
+        """Gives a submitted call back to the dispatcher; its seed stays the same."""
+        call_id = flight.call.call_id
+        self._stop_timer(flight)
+        self._num_submitted -= 1
+        self._budget.finish(call_id, flight.num_tokens)
+        self._dispatcher.finished(call_id, flight.num_tokens)
+        flight.num_tokens = 0
+        flight.release = None
+        self._make_ready(flight)
+
+    def _take(self, call_id: int, output_tokens: int = 0) -> _Flight | None:
+        """Takes a call out of all books but the budget's."""
+        flight = self._flights.pop(call_id, None)
+        if flight is None:
+            return None
+        if flight.key is not None:
+            del self._leaders[flight.key]
+        match flight.stage:
+            case "encoding":
+                self._num_encoding -= 1
+            case "ready":
+                self._num_ready -= 1
+            case "held" | "submitted":
+                self._num_submitted -= 1
+        self._stop_timer(flight)
+        self._dispatcher.finished(call_id, output_tokens)
+        return flight
+
+    def _stop_timer(self, flight: _Flight) -> None:
+        if flight.call.settings.timeout_s is not None and flight.stage != "encoding":
+            self._out(StopTimer(call_id=flight.call.call_id))
+
+    def _drop(self, call_id: int, code: str, message: str) -> list[Landing]:
+        """Ends a call without an answer, for all that waited for it."""
+        flight = self._take(call_id)
+        if flight is None:
+            return []
+        self._budget.finish(call_id, flight.num_tokens)
+        return [self._fault(place, code, message) for place in flight.waiting]
+
+    def _fault(self, place: Place, code: str, message: str) -> Landing:
+        """What a place has instead of an answer: a reason, or what the plan says for that case."""
+        settings = self._step(place).settings
+        if settings.on_error == "fail":
+            return Landing(place=place, code=code, message=message)
+        self._tallies[place[1]].num_replaced += 1
+        text = settings.default if settings.on_error == "default" else ""
+        # No token is known: who continues this conversation encodes it as a whole.
+        value = self._value(self._history(place), self._turns(place) or (), text)
+        return Landing(place=place, value=value, source="default")
+
+    def _land(
+        self, flight: _Flight, value: Value, source: CallSource, num_tokens: int
+    ) -> list[Landing]:
+        if flight.key is not None:
+            self._answers[flight.key] = (value, num_tokens)
+        first, *others = flight.waiting
+        return [
+            Landing(place=first, value=value, source=source),
+            *(self._serve(place, value, num_tokens) for place in others),
+        ]
+
+    def _serve(self, place: Place, value: Value, num_tokens: int) -> Landing:
+        """Gives a place the answer of an equal call."""
+        tally = self._tallies[place[1]]
+        tally.num_saved_calls += 1
+        tally.saved_prompt_tokens += num_tokens
+        return Landing(place=place, value=value, source="result")
+
+    def _value(
+        self,
+        history: Answer | None,
+        turns: Turns,
+        text: str,
+        prompt_ids: tuple[int, ...] = (),
+        token_ids: tuple[int, ...] = (),
+    ) -> Value:
+        if not self._keeps_answers:
+            return text
+        before = () if history is None else history.conversation
+        return Answer(
+            text=text, turns=(*before, *turns), prompt_ids=prompt_ids, token_ids=token_ids
+        )

@@ -1,0 +1,378 @@
+"""One run's shell: carries out what `RunState` decides, and tells it what happened."""
+
+import asyncio
+import functools
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from helium_jax.errors import CapacityError, HeliumError, RequestError
+from helium_jax.executor.encoding import encode_call
+from helium_jax.executor.events import (
+    Call,
+    CallEncoded,
+    CallFailed,
+    CallFinished,
+    CallFunction,
+    CallProgressed,
+    CallServed,
+    CallTimedOut,
+    CancelCall,
+    CancelFunction,
+    CancelRequested,
+    DeadlinePassed,
+    EncodeCall,
+    Event,
+    Foresee,
+    FunctionFailed,
+    FunctionReturned,
+    Instruction,
+    Progress,
+    Report,
+    RunStarted,
+    StartTimer,
+    StopTimer,
+    SubmitCall,
+)
+from helium_jax.executor.options import RunOptions
+from helium_jax.executor.output_cache import CachedOutput
+from helium_jax.executor.resources import Resources
+from helium_jax.executor.spans import SpanBook
+from helium_jax.executor.state import RunState
+from helium_jax.text.answer import stream_answer
+from helium_jax.types import GenerateRequest, PlannedUse
+
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 10  # at an engine whose queue is full
+MAX_FUNCTIONS = 4  # of the plan's author, running at a time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEvent:
+    """A progress value with its place in the run.
+
+    Attributes:
+        run_id: of the run.
+        sequence_number: counts the run's events from 0.
+        t_ms: milliseconds since the run's start.
+        progress: what there is to tell.
+    """
+
+    run_id: str
+    sequence_number: int
+    t_ms: float
+    progress: Progress
+
+
+@dataclass(slots=True, kw_only=True)
+class Driver:
+    """One run's tasks and the queue through which they report."""
+
+    run_id: str
+    state: RunState
+    resources: Resources
+    options: RunOptions
+    on_event: Callable[[RunEvent], None] | None
+    clock: Callable[[], float]
+    sleep: Callable[[float], Awaitable[object]]
+    started: float
+    spans: SpanBook = field(default_factory=SpanBook)
+    num_events: int = 0
+    num_requests: int = 0
+    inbox: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
+    tasks: dict[tuple[str, int], asyncio.Task[None]] = field(default_factory=dict)
+    all_tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    keys: dict[int, bytes] = field(default_factory=dict)  # of calls whose answers may be shared
+    functions: ThreadPoolExecutor | None = None
+    news: asyncio.Queue[Foresee] = field(default_factory=asyncio.Queue)
+
+    async def drive(self, *, timeout_s: float | None, cancel: asyncio.Event | None) -> None:
+        """Feeds events to the state and carries out what it says, until the run is over."""
+        if timeout_s is not None:
+            self._start("deadline", 0, self._tell(timeout_s, DeadlinePassed()))
+        if cancel is not None:
+            self._start("cancel", 0, self._tell_when_set(cancel))
+        try:
+            self._carry_out(self.state.handle(RunStarted()))
+            while self.state.status is None:
+                event = await self.inbox.get()
+                self._note(event)
+                self._carry_out(self.state.handle(event))
+        finally:
+            await _stop(self.all_tasks)
+            if self.functions is not None:
+                # One that hangs keeps its thread until it returns; nobody waits for it here.
+                self.functions.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def now(self) -> float:
+        """Seconds since the run's start."""
+        return self.clock() - self.started
+
+    def _carry_out(self, instructions: Sequence[Instruction]) -> None:
+        for instruction in instructions:
+            match instruction:
+                case EncodeCall(call=call):
+                    self.spans.ready(call, self.now)
+                    self._start("call", call.call_id, self._prepare(call))
+                case SubmitCall(call=call, release=release):
+                    self.spans.submitted(call.call_id, release.worker, self.now)
+                    self._start("call", call.call_id, self._perform(instruction))
+                case CancelCall(call_id=call_id):
+                    self._cancel("call", call_id)
+                case StartTimer(call_id=call_id, attempt=attempt, seconds=seconds):
+                    event = CallTimedOut(call_id=call_id, attempt=attempt)
+                    self._start("timer", call_id, self._tell(seconds, event))
+                case StopTimer(call_id=call_id):
+                    self._cancel("timer", call_id)
+                case CallFunction(invocation_id=invocation_id):
+                    self._start("function", invocation_id, self._invoke(instruction))
+                case CancelFunction(invocation_id=invocation_id):
+                    self._cancel("function", invocation_id)
+                case Foresee():
+                    if ("foresee", 0) not in self.tasks:
+                        self._start("foresee", 0, self._foresee())
+                    self.news.put_nowait(instruction)
+                case Report(progress=progress):
+                    self._report(progress)
+
+    def _note(self, event: Event) -> None:
+        match event:
+            case CallEncoded(call_id=call_id, token_ids=token_ids):
+                self.spans.encoded(call_id, len(token_ids), self.now)
+            case CallProgressed(call_id=call_id):
+                self.spans.progressed(call_id, self.now)
+            case CallServed(call_id=call_id, prompt_ids=prompt_ids):
+                self.spans.served(call_id, len(prompt_ids), self.now)
+            case CallFinished(call_id=call_id, usage=usage):
+                self.spans.finished(call_id, usage, self.now)
+            case _:
+                pass
+
+    def _report(self, progress: Progress) -> None:
+        if self.on_event is not None:
+            event = RunEvent(
+                run_id=self.run_id,
+                sequence_number=self.num_events,
+                t_ms=self.now * 1000,
+                progress=progress,
+            )
+            self.on_event(event)
+        self.num_events += 1
+
+    # --- tasks -----------------------------------------------------------------------------
+
+    def _start(self, kind: str, number: int, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name=f"{self.run_id}-{kind}-{number}")
+        self.tasks[kind, number] = task
+        self.all_tasks.add(task)
+        task.add_done_callback(functools.partial(self._forget, (kind, number)))
+
+    def _forget(self, key: tuple[str, int], task: asyncio.Task[None]) -> None:
+        self.all_tasks.discard(task)
+        if self.tasks.get(key) is task:
+            del self.tasks[key]
+
+    def _cancel(self, kind: str, number: int) -> None:
+        task = self.tasks.pop((kind, number), None)
+        if task is not None:
+            task.cancel()
+
+    async def _tell(self, seconds: float, event: Event) -> None:
+        await self.sleep(seconds)
+        self.inbox.put_nowait(event)
+
+    async def _tell_when_set(self, cancel: asyncio.Event) -> None:
+        await cancel.wait()
+        self.inbox.put_nowait(CancelRequested())
+
+    async def _foresee(self) -> None:
+        """Passes news of prefixes on, one after the other; without them runs are only slower."""
+        while True:
+            news = await self.news.get()
+            for use in news.uses:
+                planned = PlannedUse(
+                    token_ids=use.token_ids,
+                    cache_salt=self.options.cache_salt,
+                    next_use=use.next_use,
+                )
+                try:
+                    await self.resources.generator.foresee([planned], worker=use.worker)
+                except HeliumError as error:
+                    log.warning("%s: planned uses were not taken: %s", self.run_id, error)
+
+    # --- calls -----------------------------------------------------------------------------
+
+    async def _prepare(self, call: Call) -> None:
+        """Encodes a call and looks for its answer; always ends with an event for the state."""
+        event: Event
+        try:
+            token_ids = await encode_call(self.resources.codec, call)
+            event = CallEncoded(call_id=call.call_id, token_ids=token_ids)
+            key = self.resources.key(call.settings, token_ids, self.options)
+            if key is not None:
+                self.keys[call.call_id] = key
+                output = self.resources.cached(key, self.options)
+                if output is not None:
+                    event = _served(call, token_ids, output)
+        except HeliumError as error:
+            event = _failed(call, error)
+        except Exception:
+            event = self._bug(call)
+        self.inbox.put_nowait(event)
+
+    async def _perform(self, submit: SubmitCall) -> None:
+        """Gets a call's answer; always ends with an event for the state."""
+        call = submit.call
+        event: Event
+        try:
+            event = await self._answer(submit)
+        except HeliumError as error:
+            event = _failed(call, error)
+        except Exception:
+            event = self._bug(call)
+        self.inbox.put_nowait(event)
+
+    async def _answer(self, submit: SubmitCall) -> Event:
+        """Generates, unless an equal call of another run is doing so: then its answer serves."""
+        key = self.keys.get(submit.call.call_id)
+        if key is None or not self.options.single_flight:
+            return await self._generate(submit)
+        async with self.resources.claim(key) as claim:
+            if claim.output is not None:
+                return _served(submit.call, submit.token_ids, claim.output)
+            event = await self._generate(submit)
+            claim.output = CachedOutput(
+                text=event.text,
+                token_ids=event.token_ids,
+                prompt_tokens=event.usage.prompt_tokens,
+                completion_tokens=event.usage.completion_tokens,
+            )
+            if self.options.output_cache:
+                self.resources.keep(key, claim.output)
+            return event
+
+    async def _generate(self, submit: SubmitCall) -> CallFinished:
+        request = self._request(submit)
+        cost = len(request.token_ids) + (request.sampling.max_tokens or 0)
+        for attempt in range(MAX_ATTEMPTS):
+            try:
+                turn = self.resources.gate.turn(self.run_id, cost=cost, weight=self.options.weight)
+                async with turn:
+                    return await self._stream(submit.call, request)
+            except CapacityError as error:
+                if error.code != "server_overloaded" or attempt + 1 == MAX_ATTEMPTS:
+                    raise
+                await self.sleep(error.retry_after_s)
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _stream(self, call: Call, request: GenerateRequest) -> CallFinished:
+        texts: list[str] = []
+        token_ids: list[int] = []
+        usage = None
+        detokenizer = self.resources.codec.detokenizer(call.settings.stop)
+        pieces = stream_answer(self.resources.generator, request, detokenizer)
+        async with aclosing(pieces):
+            async for piece in pieces:
+                texts.append(piece.text)
+                token_ids += piece.token_ids
+                usage = piece.usage
+                if piece.token_ids:
+                    progress = CallProgressed(call_id=call.call_id, num_tokens=len(piece.token_ids))
+                    self.inbox.put_nowait(progress)
+        assert usage is not None, "an answer has at least its last piece"
+        return CallFinished(
+            call_id=call.call_id, text="".join(texts), usage=usage, token_ids=tuple(token_ids)
+        )
+
+    def _request(self, submit: SubmitCall) -> GenerateRequest:
+        call, release = submit.call, submit.release
+        # An attempt that was cancelled may still be known to the engine under its id.
+        request_id = f"{self.run_id}-{call.call_id}"
+        self.num_requests += 1
+        salt = self.options.cache_salt
+        if not (self.options.share_kv and call.settings.cache.kv):
+            # A salt of its own keeps a call from finding and from leaving reusable pages.
+            salt = f"{salt}/{request_id}"
+        return GenerateRequest(
+            request_id=f"{request_id}-{self.num_requests}",
+            token_ids=submit.token_ids,
+            sampling=call.settings.sampling,
+            priority=self.options.priority + release.priority,
+            cache_salt=salt,
+            worker=release.worker,
+            planned_next_use=release.planned_next_use,
+            prefer_cached=release.prefer_cached,
+        )
+
+    def _bug(self, call: Call) -> CallFailed:
+        # One call's bug must not take the other rows with it.
+        log.exception("%s-%s: operator %s failed", self.run_id, call.call_id, call.operator)
+        message = "an internal error; the log of this process has its cause"
+        return CallFailed(
+            call_id=call.call_id, code="internal_error", message=message, may_retry=False
+        )
+
+    # --- functions -------------------------------------------------------------------------
+
+    async def _invoke(self, instruction: CallFunction) -> None:
+        """Calls a function in a thread; always ends with an event for the state."""
+        function, invocation_id = instruction.function, instruction.invocation_id
+        if self.functions is None:
+            self.functions = ThreadPoolExecutor(MAX_FUNCTIONS, f"{self.run_id}-function")
+        loop = asyncio.get_running_loop()
+        event: Event
+        try:
+            work = functools.partial(function.call, *instruction.args)
+            text = await loop.run_in_executor(self.functions, work)
+            if isinstance(text, str):
+                event = FunctionReturned(invocation_id=invocation_id, text=text)
+            else:
+                kind = type(text).__name__
+                message = f"function {function.name} returned a {kind}; return a str"
+                event = FunctionFailed(
+                    invocation_id=invocation_id, code="wrong_type", message=message
+                )
+        except Exception as error:
+            log.info("%s: function %s raised", self.run_id, function.name, exc_info=True)
+            message = f"function {function.name} raised {type(error).__name__}: {error}"
+            event = FunctionFailed(
+                invocation_id=invocation_id, code="function_failed", message=message
+            )
+        self.inbox.put_nowait(event)
+
+
+def _served(call: Call, token_ids: tuple[int, ...], output: CachedOutput) -> CallServed:
+    return CallServed(
+        call_id=call.call_id, text=output.text, prompt_ids=token_ids, token_ids=output.token_ids
+    )
+
+
+def _failed(call: Call, error: HeliumError) -> CallFailed:
+    return CallFailed(
+        call_id=call.call_id,
+        code=error.code,
+        message=error.message,
+        # A request that is wrong stays wrong.
+        may_retry=not isinstance(error, RequestError),
+        worker_failed=error.code == "worker_failed",
+    )
+
+
+async def _stop(tasks: set[asyncio.Task[None]]) -> None:
+    """Cancels tasks and waits until each has ended, even if we are cancelled meanwhile."""
+    interruption: asyncio.CancelledError | None = None
+    waiting = [*tasks]
+    for task in waiting:
+        task.cancel()
+    while pending := [task for task in waiting if not task.done()]:
+        try:
+            await asyncio.wait(pending)
+        except asyncio.CancelledError as error:
+            interruption = error
+    if interruption is not None:
+        raise interruption

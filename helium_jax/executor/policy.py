@@ -1,0 +1,80 @@
+"""From the name of a policy to the dispatcher of a run."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from helium_jax.errors import RequestError
+from helium_jax.executor.as_ready import AsReady
+from helium_jax.executor.codec import TextCodec
+from helium_jax.executor.options import AS_READY, RunOptions
+from helium_jax.optimizer.profile import Profile
+from helium_jax.physical import PhysicalPlan
+from helium_jax.schedule.building import PlannedCalls, build_call_graph
+from helium_jax.schedule.dispatch import Dispatcher, DispatchSetting
+from helium_jax.schedule.policies import POLICIES
+from helium_jax.types import Generator
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """What planning a run's calls gave.
+
+    Attributes:
+        dispatcher: orders them.
+        calls: the graph and prefixes it was made from; None if nothing was planned.
+    """
+
+    dispatcher: Dispatcher
+    calls: PlannedCalls | None = None
+
+
+def plan_calls(
+    physical: PhysicalPlan,
+    num_rows: int,
+    columns: Mapping[str, Sequence[str]],
+    *,
+    codec: TextCodec,
+    generator: Generator,
+    options: RunOptions,
+    profile: Profile,
+) -> Planned:
+    """The dispatcher that `options` name, for a batch.
+
+    Raises:
+        RequestError: there is no such policy.
+    """
+    if options.policy == AS_READY:
+        return Planned(dispatcher=AsReady())
+    make_policy = POLICIES.get(options.policy)
+    if make_policy is None:
+        names = ", ".join((AS_READY, *POLICIES))
+        raise RequestError(
+            f"policy={options.policy[:64]!r} does not exist; policies are {names}", param="policy"
+        )
+    settings = {call.name: call.settings for call in physical.calls}
+    estimates = profile.estimate_outputs(settings)
+    try:
+        calls = build_call_graph(physical, codec, estimates, num_rows, columns)
+    except Exception:
+        # A value that cannot be encoded fails its own row later; without a plan runs are slower.
+        log.warning("the calls of %s cannot be planned", physical.plan_id, exc_info=True)
+        return Planned(dispatcher=AsReady())
+    setting = dispatch_setting(generator, options)
+    return Planned(dispatcher=make_policy(calls.graph, setting), calls=calls)
+
+
+def dispatch_setting(generator: Generator, options: RunOptions) -> DispatchSetting:
+    """What a policy knows of the engines behind a generator."""
+    info = generator.info
+    cache = generator.statistics()[0].cache
+    return DispatchSetting(
+        num_workers=info.num_workers,
+        page_size=cache.page_size,
+        kv_tokens=max(cache.page_size * cache.num_pages, info.max_model_len),
+        max_num_seqs=info.max_num_seqs,
+        seed=options.seed,
+        strict=options.strict_order,
+    )

@@ -1,0 +1,149 @@
+"""Several runs at once over one engine: shared answers, shared room."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from helium_jax.executor.codec import TextCodec
+from helium_jax.executor.driver import Driver, RunEvent
+from helium_jax.executor.fair_gate import FairGate
+from helium_jax.executor.options import RunOptions
+from helium_jax.executor.output_cache import OutputCache
+from helium_jax.executor.policy import plan_calls
+from helium_jax.executor.resources import Resources
+from helium_jax.executor.result import RunResult, summarize
+from helium_jax.executor.rows import bind_rows
+from helium_jax.executor.run_control import RunControl
+from helium_jax.executor.state import RunState
+from helium_jax.optimizer.profile import Profile
+from helium_jax.physical import PhysicalPlan, lower
+from helium_jax.plan import Plan, Value, check_size
+from helium_jax.types import Generator
+
+NO_PARAMS: Mapping[str, Value] = {}
+DEFAULT_OPTIONS = RunOptions()
+NO_PROFILE = Profile()
+
+
+class Session:
+    """Runs plans over one generator; belongs to one event loop.
+
+    Equal deterministic calls of runs that overlap are computed once, finished ones are found in
+    the output cache, and room at the engine is shared by the runs' weights.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        codec: TextCodec,
+        *,
+        output_cache: OutputCache | None = None,
+        max_in_flight: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        """
+        Args:
+            generator: the token side.
+            codec: text to token ids and back, of the generator's model.
+            output_cache: where finished answers are kept; the caller's to close.
+            max_in_flight: most calls of all runs at the engine at once; None: enough to keep it
+                full.
+            clock: seconds, for statistics.
+            sleep: waits for seconds, for timeouts and a full engine.
+        """
+        self._max_in_flight = max_in_flight or default_room(generator)
+        self._resources = Resources(
+            generator=generator,
+            codec=codec,
+            gate=FairGate(self._max_in_flight),
+            output_cache=output_cache,
+        )
+        self._clock = clock
+        self._sleep = sleep
+
+    async def run(
+        self,
+        plan: Plan,
+        rows: Sequence[Mapping[str, object]],
+        *,
+        params: Mapping[str, Value] = NO_PARAMS,
+        options: RunOptions = DEFAULT_OPTIONS,
+        run_id: str | None = None,
+        on_event: Callable[[RunEvent], None] | None = None,
+        cancel: asyncio.Event | None = None,
+        control: RunControl | None = None,
+        profile: Profile = NO_PROFILE,
+    ) -> RunResult:
+        """Runs `plan` over `rows`; see `run_plan`."""
+        physical, num_rows, columns = prepare(plan, rows, params)
+        run_id = run_id or f"run_{secrets.token_hex(8)}"
+        started = self._clock()
+        room = min(
+            options.max_in_flight or self._max_in_flight,
+            physical.limits.max_concurrency or self._max_in_flight,
+        )
+        planned = plan_calls(
+            physical,
+            num_rows,
+            columns,
+            codec=self._resources.codec,
+            generator=self._resources.generator,
+            options=options,
+            profile=profile,
+        )
+        state = RunState(
+            physical,
+            num_rows,
+            columns,
+            max_in_flight=room,
+            single_flight=options.single_flight,
+            dispatcher=planned.dispatcher,
+            encode_ahead=options.encode_ahead,
+        )
+        driver = Driver(
+            run_id=run_id,
+            state=state,
+            resources=self._resources,
+            options=options,
+            on_event=on_event,
+            clock=self._clock,
+            sleep=self._sleep,
+            started=started,
+        )
+        if control is not None:
+            control.attach(driver.inbox.put_nowait)
+        try:
+            await driver.drive(timeout_s=physical.limits.timeout_s, cancel=cancel)
+        finally:
+            self._resources.gate.forget(run_id)
+        assert state.status is not None
+        seconds = self._clock() - started
+        return RunResult(
+            run_id=run_id,
+            plan_id=plan.plan_id,
+            status=state.status,
+            rows=tuple(state.results()),
+            statistics=summarize(state.statistics(), seconds, spans=driver.spans.ended(seconds)),
+        )
+
+
+def default_room(generator: Generator) -> int:
+    """Twice what fits in a step: the engine always finds the next sequence in its queue."""
+    return 2 * generator.info.max_num_seqs * generator.info.num_workers
+
+
+def prepare(
+    plan: Plan, rows: Sequence[Mapping[str, object]], params: Mapping[str, Value] = NO_PARAMS
+) -> tuple[PhysicalPlan, int, dict[str, tuple[str, ...]]]:
+    """What a run starts from: its steps, its number of rows and their columns; does no work.
+
+    Raises:
+        PlanError: the plan or a parameter is not valid, or the batch is too large for it.
+        RequestError: a row is not what the plan's inputs say.
+    """
+    physical = lower(plan, params)
+    check_size(plan, len(rows))
+    num_rows, columns = bind_rows(plan, physical, rows)
+    return physical, num_rows, columns
