@@ -60,10 +60,12 @@ def _bodies(node: Node, depth: int) -> list[tuple[int, str, str]]:
     """Headings and results of a node's bodies, and of what a loop carries on."""
     if not isinstance(node, Control):
         return []
-    results = [
-        (field, body.result) for field, body in zip(body_fields(node), bodies(node), strict=True)
-    ]
+    fields = zip(body_fields(node), bodies(node), strict=True)
+    results = [(field, body.result) for field, body in fields]
     if isinstance(node, Loop):
+        # A result that is handed on, or was, is shown as that.
+        handed = {name for one in node.carried for name in (one.name, one.next)}
+        results = [entry for entry in results if entry[1] not in handed]
         results += [(f"next {one.name}", one.next) for one in node.carried]
     entries: list[tuple[int, str, str]] = []
     for field, result in results:

@@ -79,7 +79,8 @@ def read_loop(
             message = "is missing; a while needs a bound, such as max_iterations: 10"
             found.add(f"{path}.max_iterations", message, "unbounded_loop")
     if most is None:
-        most = _bound_of(count, reading, path) if "max_iterations" not in document else 1
+        is_wrong = document.get("max_iterations") is not None
+        most = 1 if is_wrong else _bound_of(count, reading, path)
     body = read_body(document.get("body"), f"{path}.body")
     return Loop(
         name=name,
