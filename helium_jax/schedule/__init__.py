@@ -5,9 +5,11 @@ What is planned here is a preference among calls that are ready. Not here: what 
 to its engine.
 """
 
-from helium_jax.schedule.building import PlannedCalls, PromptEncoder, build_call_graph
+from helium_jax.schedule.building import PlannedCalls, build_call_graph
 from helium_jax.schedule.call_graph import CallGraph, CallNode, Segment
 from helium_jax.schedule.prefix_tree import PrefixTree
+from helium_jax.schedule.soft_schedule import SoftSchedule, plan_schedule, reschedule
+from helium_jax.schedule.templates import PromptEncoder
 
 __all__ = [
     "CallGraph",
@@ -16,5 +18,8 @@ __all__ = [
     "PrefixTree",
     "PromptEncoder",
     "Segment",
+    "SoftSchedule",
     "build_call_graph",
+    "plan_schedule",
+    "reschedule",
 ]

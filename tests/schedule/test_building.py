@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helium_jax.builtin import tiny_folder
-from helium_jax.physical import Turn, lower
+from helium_jax.physical import Read, Turn, lower
 from helium_jax.plan import PlanBuilder, Slot
 from helium_jax.schedule import Segment, build_call_graph
-from helium_jax.schedule.building import count_static_prefix
+from helium_jax.schedule.templates import TemplateMaker
 from helium_jax.testing import FakeText
 from helium_jax.text import TextModel, load_text
+from tests.plan.strategies import plans
 
 with tiny_folder() as _folder:
     TINY = load_text(_folder)
@@ -83,6 +84,75 @@ def test_columns_with_few_values_group_their_rows():
     assert graph.values == {"context": (0, 1, 0)}
 
 
+def test_calls_in_regions_are_there_with_the_executions_to_expect():
+    builder = PlanBuilder()
+    q = builder.input("q")
+    draft = builder.chat(user="Draft " + q, name="draft", max_tokens=10)
+
+    def refine(b, text):
+        better = b.chat(user="Refine " + text, name="better", max_tokens=20)
+        return {"text": better}
+
+    looped = builder.loop(body=refine, carry={"text": draft}, count=3, name="looped")
+    parts = builder.map(
+        "lines(looped)",
+        lambda b, item: b.chat(user="Judge " + item, name="judge", max_tokens=2),
+        max_items=10,
+        name="parts",
+    )
+    chosen = builder.branch(
+        'contains(parts, "yes")',
+        then=lambda b: b.chat(user="Praise " + looped, name="praise"),
+        name="chosen",
+    )
+    builder.output("o", builder.chat(user=chosen + parts, name="last"))
+    graph = build(lower(builder.build()), {"q": ["x", "y"]}).graph
+    assert {node.name: (node.needs, node.repeats) for node in graph.nodes} == {
+        "draft": ((), 1),
+        "better": (("draft",), 3),
+        "judge": (("draft", "better"), 4),
+        "praise": (("draft", "better", "judge"), 0.5),
+        "last": (("draft", "better", "judge", "praise"), 1),
+    }
+    refined = graph.by_name["better"].segments
+    assert [(s.key, s.num_tokens) for s in refined if not s.is_static] == [("text", 20)]
+    assert all(s.num_tokens > 0 for node in graph.nodes for s in node.segments)
+
+
+def test_a_conversation_that_goes_on_begins_with_the_earlier_one():
+    builder = PlanBuilder()
+    q = builder.input("q")
+    first = builder.chat(system="S", user=q, name="first", max_tokens=9)
+    second = builder.chat(user="Go on.", history=first, name="second")
+    builder.output("o", second)
+    graph = build(lower(builder.build()), {"q": ["x", "y"]}).graph
+    one, two = graph.nodes
+    # The mark of the assistant's turn ends the first prompt and goes before its answer.
+    pairs = zip(one.segments, two.segments, strict=False)
+    shared = sum(s.num_tokens for s, t in pairs if s == t)
+    assert shared == one.prompt_tokens
+    assert [s.key for s in two.segments if not s.is_static] == ["q", "first"]
+    assert two.needs == ("first",)
+
+
+@settings(max_examples=30, deadline=None)
+@given(plans(), st.integers(1, 4))
+def test_calls_come_after_those_they_need_in_any_plan(plan, num_rows):
+    physical = lower(plan)
+    columns = {
+        op.name: [f"{op.name} {row}" for row in range(num_rows)]
+        for op in physical.operators
+        if isinstance(op, Read)
+    }
+    graph = build_call_graph(physical, FakeText(), {}, num_rows, columns).graph
+    assert [node.name for node in graph.nodes] == [call.name for call in physical.calls]
+    seen = set()
+    for node in graph.nodes:
+        assert set(node.needs) <= seen
+        seen.add(node.name)
+        assert node.output_tokens > 0
+
+
 def test_texts_that_would_grow_without_end_stay_slots():
     builder = PlanBuilder()
     text = builder.input("q")
@@ -128,7 +198,7 @@ def test_5_5_the_static_prefix_is_never_longer_than_what_concrete_prompts_share(
     codec, parts, rows, system
 ):
     turns = (Turn(role="system", content=(system,)), Turn(role="user", content=tuple(parts)))
-    length = count_static_prefix(codec, turns)
+    length = TemplateMaker(codec).count_static_prefix(turns)
     prompts = []
     for q, r in rows:
         filled = "".join({"q": q, "r": r}[p.name] if isinstance(p, Slot) else p for p in parts)
@@ -146,4 +216,4 @@ def test_5_5_the_static_prefix_is_as_long_as_what_many_random_prompts_share():
         texts = ["".join(rng.choices(letters, k=rng.randrange(9))) for _ in range(300)]
         prompts = [codec.encode_chat([{"role": "user", "content": literal + t}]) for t in texts]
         columns = itertools.takewhile(lambda ids: len(set(ids)) == 1, zip(*prompts, strict=False))
-        assert count_static_prefix(codec, turns) == len(list(columns))
+        assert TemplateMaker(codec).count_static_prefix(turns) == len(list(columns))
