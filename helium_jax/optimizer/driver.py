@@ -44,6 +44,8 @@ class Optimized:
         trace: the rules that fired, in order.
         fetched: calls that are columns of cached answers now.
         known_rows: by call that is left outside bodies, the rows that the output cache serves.
+        merged: by operator for which another one stands now, that one. A run without any reuse
+            makes the calls of both.
         grouping: which rows share values.
     """
 
@@ -51,6 +53,7 @@ class Optimized:
     trace: tuple[TraceStep, ...]
     fetched: tuple[str, ...]
     known_rows: Mapping[str, frozenset[int]]
+    merged: Mapping[str, str]
     grouping: Grouping
 
 
@@ -77,7 +80,7 @@ def optimize(
     disabled = check_rule_names(disable)
     validate(plan)
     active = [rule for rule in rules if rule.__name__ not in disabled]
-    rewritten, trace = _to_fixed_point(plan, facts, active)
+    rewritten, trace, merged = _to_fixed_point(plan, facts, active)
     # Of the answers that were known, only those that the plan still holds were worth fetching.
     left = {op.name for op in rewritten.ops if not isinstance(op, Chat | Completion)}
     calls = {op.name for op in plan.ops if isinstance(op, Chat | Completion)}
@@ -87,6 +90,7 @@ def optimize(
         trace=trace,
         fetched=tuple(op.name for op in plan.ops if op.name in left & calls),
         known_rows=known_rows,
+        merged=merged,
         grouping=Grouping() if ANNOTATION in disabled else group_rows_by_value(rewritten, facts),
     )
 
@@ -107,8 +111,9 @@ def check_rule_names(names: Iterable[str]) -> frozenset[str]:
 
 def _to_fixed_point(
     plan: Plan, facts: Facts, rules: Sequence[Rule]
-) -> tuple[Plan, tuple[TraceStep, ...]]:
+) -> tuple[Plan, tuple[TraceStep, ...], Mapping[str, str]]:
     trace: list[TraceStep] = []
+    merged: dict[str, str] = {}
     for _ in range(MAX_ROUNDS):
         before = plan
         for rule in rules:
@@ -117,8 +122,11 @@ def _to_fixed_point(
                 _check(rule, plan, rewriting.plan)
                 trace.append(_step(rule, rewriting.notes, plan, rewriting.plan))
                 plan = rewriting.plan
+                # What stood for others may have been merged itself.
+                merged = {name: rewriting.merged.get(by, by) for name, by in merged.items()}
+                merged |= rewriting.merged
         if plan is before:
-            return plan, tuple(trace)
+            return plan, tuple(trace), merged
     last = ", ".join(dict.fromkeys(step.rule for step in trace[-len(rules) :]))
     raise InternalError(f"the rules {last} still rewrite the plan after {MAX_ROUNDS} rounds")
 

@@ -1,7 +1,7 @@
 """What a rule is: a pure function that says what it changed and why."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from helium_jax.optimizer.facts import Facts
@@ -29,10 +29,12 @@ class Rewriting:
     Attributes:
         plan: the new plan; the very same one when the rule did not fire.
         notes: what changed, empty when nothing did.
+        merged: operators for which another one stands now, and which.
     """
 
     plan: Plan
     notes: tuple[Note, ...] = ()
+    merged: Mapping[str, str] = field(default_factory=dict)
 
 
 class Rule(Protocol):

@@ -63,6 +63,28 @@ def test_rules_open_the_way_for_each_other():
     )
 
 
+def test_merged_operators_name_the_one_that_stands_for_them():
+    optimized = optimize(PLAN)
+    assert optimized.merged == {"same": "role", "b": "a"}
+    assert optimize(PLAN, disable={"merge_equal_subplans"}).merged == {}
+
+
+def later(name, by):
+    def rule(plan, facts):
+        if all(op.name != name for op in plan.ops):
+            return Rewriting(plan=plan)
+        left = tuple(op for op in plan.ops if op.name != name)
+        return Rewriting(plan=dataclasses.replace(plan, ops=left), merged={name: by})
+
+    return rule
+
+
+def test_what_stood_for_another_may_be_merged_itself():
+    plan = plan_of(const("a", 1), const("b", 1), const("c", 1), outputs=("c",))
+    merged = optimize(plan, rules=(later("a", "b"), later("b", "c"))).merged
+    assert merged == {"a": "c", "b": "c"}
+
+
 def test_the_trace_reads_well():
     assert format_trace(optimize(PLAN).trace) == (
         "prune_unused_nodes: operators 6 -> 5, calls 3 -> 2\n"

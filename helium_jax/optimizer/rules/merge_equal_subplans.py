@@ -58,6 +58,7 @@ def merge_equal_subplans(plan: Plan, facts: Facts) -> Rewriting:
             Note(operator=name, reason=f"computes the same as {kept}")
             for name, kept in merge.renamed.items()
         ),
+        merged=merge.renamed,
     )
 
 
