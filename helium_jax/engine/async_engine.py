@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from helium_jax.engine.loop import Loop, Outcome, event_of
 from helium_jax.engine.service import Service
 from helium_jax.engine.validation import validate_request, validate_worker
-from helium_jax.errors import RequestError
+from helium_jax.errors import HeliumError, RequestError
 from helium_jax.types import (
     EngineStatistics,
     GenerateRequest,
@@ -62,9 +62,9 @@ class AsyncEngine:
         await self.close()
 
     @property
-    def is_alive(self) -> bool:
-        """It takes requests: it has not failed, nor been closed."""
-        return self._service.closed is None
+    def closed(self) -> HeliumError | None:
+        """Why it takes no more requests; None while it lives."""
+        return self._service.closed
 
     @property
     def info(self) -> ModelInfo:
@@ -128,7 +128,8 @@ class AsyncEngine:
         if statistics is None:
             return ()
         age = self._service.heartbeat_age_s
-        return (dataclasses.replace(statistics, last_step_age_seconds=age, is_alive=self.is_alive),)
+        is_alive = self.closed is None
+        return (dataclasses.replace(statistics, last_step_age_seconds=age, is_alive=is_alive),)
 
     def _deliver_from_thread(self, outcomes: Sequence[tuple[str, Outcome]]) -> None:
         events = self._events

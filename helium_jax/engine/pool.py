@@ -96,7 +96,7 @@ class EnginePool:
     async def unpin(self, pin_id: int) -> None:
         """Gives a pin back; an unknown id raises RequestError. Those of a dead worker are gone."""
         own_id, worker = divmod(pin_id, len(self._engines))
-        if self._engines[worker].is_alive:
+        if self._engines[worker].closed is None:
             await self._engines[worker].unpin(own_id)
 
     async def foresee(self, uses: Sequence[PlannedUse], *, worker: int | None = None) -> None:
@@ -117,27 +117,32 @@ class EnginePool:
 
         Raises:
             RequestError: there is no such worker.
-            InternalError: it is dead, or all are.
+            InternalError: it is dead.
+            HeliumError: why the last of them ended, when none lives.
         """
         validate_worker(wanted, self.info)
+        living = self._living()
+        if not living:
+            ends = [engine.closed for engine in self._engines]
+            raise next(end for end in ends if end is not None)
         if wanted is None:
-            living = [i for i, engine in enumerate(self._engines) if engine.is_alive]
-            if not living:
-                raise InternalError("every worker of the engine failed", code="engine_dead")
             return min(living, key=lambda i: len(self._running[i]))
-        if not self._engines[wanted].is_alive:
+        if wanted not in living:
             raise InternalError(f"worker {wanted} failed earlier", code="worker_failed")
         return wanted
+
+    def _living(self) -> list[int]:
+        return [i for i, engine in enumerate(self._engines) if engine.closed is None]
 
     def _chosen(self, worker: int | None) -> Sequence[AsyncEngine]:
         """The living ones among all, or the one that is named."""
         if worker is None:
-            return [engine for engine in self._engines if engine.is_alive]
+            return [self._engines[i] for i in self._living()]
         return [self._engines[self._place(worker)]]
 
     def _explain(self, worker: int, error: HeliumError) -> HeliumError:
         """A dead worker is no dead engine as long as others live."""
-        others = (engine for i, engine in enumerate(self._engines) if i != worker)
-        if error.code != "engine_dead" or not any(engine.is_alive for engine in others):
+        others_live = any(i != worker for i in self._living())
+        if error.code != "engine_dead" or not others_live:
             return error
         return InternalError(f"worker {worker} failed: {error.message}", code="worker_failed")
