@@ -27,6 +27,9 @@ class AsReady:
         self._ready[call.call_id] = call
         heapq.heappush(self._queue, (call.priority, call.row, call.call_id))
 
+    def started(self, call_id: int) -> None:
+        """Of no interest here: nothing is known of later uses."""
+
     def finished(self, call_id: int, output_tokens: int) -> None:
         self._ready.pop(call_id, None)
 

@@ -185,6 +185,8 @@ class Calls:
         """An answer grew."""
         flight = self._flights.get(call_id)
         if flight is not None:
+            if flight.num_tokens == 0:
+                self._dispatcher.started(call_id)
             flight.num_tokens += num_tokens
             tally = self._tallies[flight.call.operator]
             tally.completion_tokens += num_tokens

@@ -19,7 +19,7 @@ from helium_jax.plan.formula import (
 )
 from helium_jax.plan.formula_functions import FormulaError
 
-BODY, LAST = 0, 1  # the scopes of a loop; those of a branch are then and otherwise
+AGAIN, LAST = 0, 1  # the scopes of a loop; those of a branch are then and otherwise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,9 +124,7 @@ def proceed(operator: Control, progress: Progress, look: Look) -> Step:
                 if position + 1 == operator.count:
                     return Done(value=values[operator.final])
                 progress.current = {one.name: values[one.next] for one in carried}
-                # What is no carried name keeps the value that this iteration gave it.
-                kept = {operator.final: values[operator.final]}
-                return _iterate(operator, position + 1, progress.current, look, kept)
+                return _iterate(operator, position + 1, progress.current, look, values)
             case Map(body=body, reduce=reduce):
                 if len(progress.values) < progress.num_children:
                     return WAIT
@@ -154,9 +152,9 @@ def _iterate(
     position: int,
     current: Mapping[str, Value],
     look: Look,
-    kept: Mapping[str, Value] | None = None,
+    before: Mapping[str, Value] | None = None,
 ) -> Step:
-    """Begins an iteration, or ends the loop before it."""
+    """Begins an iteration, or ends the loop before it, given what the one `before` it gave."""
     if loop.count is not None:
         goes_on = position < loop.count
     else:
@@ -171,11 +169,11 @@ def _iterate(
             return Refused(code="max_iterations", message=message)
     if goes_on:
         is_last = loop.count is not None and position + 1 == loop.count
-        scope = LAST if is_last else BODY
+        scope = LAST if is_last else AGAIN
         opening = Opening(position=position, scope=scope, given=current, is_repeated=True)
         return Begin(openings=(opening,))
-    if kept is not None:
-        return Done(value=kept[loop.final])
+    if before is not None:
+        return Done(value=before[loop.final])
     # No iteration at all: what the result would have begun with.
     for one in loop.carried:
         if loop.body.result in (one.name, one.next):

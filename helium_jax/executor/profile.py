@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from helium_jax.executor.result import RunStatistics
 from helium_jax.optimizer.profile import OperatorProfile, Profile, bucket
 
 # What was believed before a run counts as so many of its calls, at most. Short answers come back
@@ -54,9 +55,9 @@ class Observations:
         seen.prompt_counts[bucket(prompt_tokens)] += 1
         seen.output_counts[bucket(output_tokens)] += 1
 
-    def observe_reuse(self, operator: str) -> None:
-        """Takes note of a call that an equal one's answer served."""
-        self._of(operator).num_reused += 1
+    def observe_reuse(self, operator: str, count: int = 1) -> None:
+        """Takes note of calls that an equal one's answer served."""
+        self._of(operator).num_reused += count
 
     def profile(self) -> Profile:
         """What this run alone has shown so far."""
@@ -110,3 +111,21 @@ class Observations:
         fields["prompt_counts"] = dict(seen.prompt_counts)
         fields["output_counts"] = dict(seen.output_counts)
         return OperatorProfile(num_rows=self._num_rows, **fields)
+
+
+def profile_of(statistics: RunStatistics, num_rows: int) -> Profile:
+    """What a finished run has shown, of calls that got an answer; failed ones say nothing."""
+    observations = Observations({}, num_rows)
+    for span in statistics.spans:
+        if span.source in ("computed", "kv"):
+            observations.observe(
+                span.operator,
+                prompt_tokens=span.prompt_tokens,
+                output_tokens=span.completion_tokens,
+                kv_cached=span.kv_cached,
+            )
+    for operator in statistics.operators:
+        num_reused = operator.num_saved_calls + operator.num_cached_calls
+        if num_reused:
+            observations.observe_reuse(operator.operator, num_reused)
+    return observations.profile()

@@ -494,9 +494,8 @@ class RunState:
 def _scopes_of(operator: PhysicalOperator) -> tuple[Scope, ...]:
     """The scopes that a control operator's openings speak of; of other operators none."""
     if isinstance(operator, Loop):
-        again = (operator.body.result, *(one.next for one in operator.carried))
         return (
-            make_scope(operator.body.operators, again),
+            make_scope(operator.again.operators, operator.wanted),
             make_scope(operator.last.operators, (operator.final,)),
         )
     return tuple(make_scope(region.operators, (region.result,)) for region in regions(operator))

@@ -1,13 +1,21 @@
 """What a run shows of its operators, and what is kept of it."""
 
+import itertools
 import logging
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from helium_jax.errors import RequestError
-from helium_jax.executor.profile import PRIOR_CALLS, Observations
+from helium_jax.executor import run_plan
+from helium_jax.executor.output_cache import OutputCache
+from helium_jax.executor.profile import PRIOR_CALLS, Observations, profile_of
+from helium_jax.executor.profile_sample import pick_sample, profile_sample
 from helium_jax.executor.profile_store import ProfileStore
 from helium_jax.optimizer import OperatorProfile, Profile
+from helium_jax.plan import PlanBuilder
+from helium_jax.testing import FakeGenerator, FakeText
 
 PLAN_ID = "plan_0123"
 
@@ -140,3 +148,76 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path, caplog):
     store.add(PLAN_ID, observed([20]).profile())
     assert "is not saved" in caplog.text
     assert store.load(PLAN_ID) == Profile()
+
+
+# --- from runs and samples ----------------------------------------------------------------------
+
+ROWS = [{"q": "x" * (i % 3)} for i in range(9)]
+
+
+def chain(**fields):
+    builder = PlanBuilder()
+    draft = builder.chat(user="Say " + builder.input("q"), name="draft", **fields)
+    builder.output("final", builder.chat(user="Better: " + draft, name="final", **fields))
+    return builder.build()
+
+
+def make_run(plan, generator, cache):
+    async def run(rows):
+        return await run_plan(plan, rows, generator=generator, codec=FakeText(), output_cache=cache)
+
+    return run
+
+
+async def test_a_profile_of_a_run_is_what_its_calls_were():
+    generator = FakeGenerator()
+    result = await make_run(chain(), generator, None)(ROWS)
+    profile = profile_of(result.statistics, len(ROWS))
+    draft = profile.operators["draft"]
+    assert (draft.num_calls, draft.num_reused, draft.num_rows) == (3, 6, 9)
+    requests = [r for r in generator.requests if b"Say " in bytes(i % 256 for i in r.token_ids)]
+    assert draft.prompt_tokens == sum(len(r.token_ids) for r in requests)
+    assert draft.output_tokens == sum(len(generator.answer(r)[0]) for r in requests)
+    assert sum(draft.output_counts.values()) == 3
+    assert draft.kv_cached == sum(
+        op.kv_cached for op in result.statistics.operators if op.operator == "draft"
+    )
+
+
+async def test_5_13_a_samples_outputs_are_not_computed_again():
+    rows = [{"q": f"question {i}"} for i in range(8)]
+    generator, cache = FakeGenerator(), OutputCache()
+    run = make_run(chain(), generator, cache)
+    profile, sample = await profile_sample(run, rows, size=3)
+    assert len(generator.requests) == 6
+    assert profile.operators["final"].num_calls == 3
+    whole = await run(rows)
+    assert len(generator.requests) == 16
+    assert [whole.rows[row].outputs for row in pick_sample(8, 3)] == [
+        row.outputs for row in sample.rows
+    ]
+
+
+async def test_a_samples_draws_are_made_again_because_two_draws_are_two_values():
+    rows = [{"q": f"question {i}"} for i in range(4)]
+    generator, cache = FakeGenerator(), OutputCache()
+    run = make_run(chain(temperature=0.7), generator, cache)
+    profile, _ = await profile_sample(run, rows, size=2)
+    assert profile.has_seen("draft")
+    await run(rows)
+    assert len(generator.requests) == 4 + 8
+
+
+@given(st.integers(0, 50), st.integers(1, 60))
+def test_a_sample_is_spread_over_the_batch(num_rows, size):
+    sample = pick_sample(num_rows, size)
+    assert len(set(sample)) == len(sample) == min(size, num_rows)
+    assert list(sample) == sorted(sample)
+    gaps = [later - earlier for earlier, later in itertools.pairwise([-1, *sample, num_rows])]
+    assert max(gaps) <= max(num_rows // max(len(sample), 1) + 1, 2)
+    assert all(0 <= row < num_rows for row in sample)
+
+
+def test_a_sample_of_no_rows_is_refused():
+    with pytest.raises(RequestError, match="at least 1"):
+        pick_sample(5, 0)
