@@ -11,6 +11,7 @@ The run's state drives it like this:
     coming(id, row)     a call exists and is being encoded or looked up in the output cache
     ready(call)         it could go to the engine now
     release(room)       asked after every event; what comes back goes to the engine, in this order
+    started(id)         its first token is there
     finished(id, n)     it has its answer, failed, was cancelled, was served from a cache, or was
                         dropped before it was released
     closed(op, row)     this operator makes no further call for this row: it is done, failed,
@@ -124,6 +125,11 @@ class Dispatcher(Protocol):
     def ready(self, call: ReadyCall) -> None:
         """A call may be released from now on. One that had come back (its worker died) may be
         ready again after it `finished`."""
+        ...
+
+    def started(self, call_id: int) -> None:
+        """A released call has its first token, so its prompt's pages are resident and being read:
+        the moment to say when they are needed again, before they can be evicted."""
         ...
 
     def finished(self, call_id: int, output_tokens: int) -> None:
