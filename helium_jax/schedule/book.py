@@ -103,6 +103,9 @@ class RuleDispatcher:
         self._book.add(call)
         self._has_changed = True
 
+    def started(self, call_id: int) -> None:
+        """Of no interest here."""
+
     def finished(self, call_id: int, output_tokens: int) -> None:
         self._book.end(call_id)
         self._has_changed = True

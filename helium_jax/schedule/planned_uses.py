@@ -46,7 +46,7 @@ class PlannedUses:
         self._patience = patience
         self._stems = _stems(graph)
         self._open = {node.name: _OpenRows(graph.num_rows, node.name, rank) for node in graph.nodes}
-        self._told: dict[tuple[str, ...], tuple[tuple[int, ...], int | None]] = {}
+        self._told: dict[tuple[tuple[str, ...], tuple[int, ...]], tuple[int, tuple[int, ...]]] = {}
         self._rows_of = _rows_of_values(graph)
 
     def consume(self, call: ReadyCall) -> None:
@@ -61,61 +61,77 @@ class PlannedUses:
             self._open[operator].close(row)
 
     def at_release(self, call: ReadyCall) -> int | None:
-        """The next use of the longest part of a prompt that its row, or its value, needs again."""
+        """When all of a prompt, and its answer with it, is needed again by its row: the next turn
+        of the same conversation. None where only a part of it is: `started` speaks of parts."""
+        node = self._graph.by_name.get(call.operator)
         for stem in self._stems.get(call.operator, ()):
-            if stem.scope != "all":
-                next_use = self._next_use(stem, call.row)
-                if next_use is not None:
-                    return next_use
+            if node is not None and len(stem.path) == len(node.segments) and stem.scope == "row":
+                later = [n for n in stem.operators if self._open[n].has(call.row)]
+                return min((self._rank(n, call.row) for n in later), default=None)
         return None
 
-    def after(self, call: ReadyCall, told: int | None) -> list[PrefixUse]:
-        """What to say of a finished call's prompt: the longest part first, so that a shorter one,
-        which is needed sooner or equally soon, has the last word.
+    def started(self, call: ReadyCall) -> list[PrefixUse]:
+        """What to say while a call runs: its pages are there now and cannot go yet."""
+        return self._tell(call, is_over=False)
 
-        `told` is what `at_release` had said of all of it.
-        """
-        node = self._graph.by_name.get(call.operator)
-        if node is None:
-            return []
-        uses: list[PrefixUse] = []
-        said = told
-        if told is not None:
-            uses.append(PrefixUse(token_ids=call.token_ids, next_use=None))
-            said = None
-        for stem in self._stems[call.operator]:
-            next_use = self._next_use(stem, call.row)
-            length = _stem_tokens(node, len(stem.path), len(call.token_ids))
-            if length == 0:
-                continue
-            tokens = call.token_ids[:length]
-            if stem.scope != "all":
-                if next_use != said:
-                    uses.append(PrefixUse(token_ids=tokens, next_use=next_use))
-                    said = next_use
-            elif told is not None or self._is_news(stem.path, next_use):
-                uses.append(PrefixUse(token_ids=tokens, next_use=next_use))
-                self._told[stem.path] = tokens, next_use
-        return uses
+    def finished(self, call: ReadyCall) -> list[PrefixUse]:
+        """What to say when a call is over: of what only it had needed, that nothing does."""
+        return self._tell(call, is_over=True)
 
     def expired(self, operators: Iterable[str]) -> list[PrefixUse]:
         """Static prefixes of these operators that nothing needs any more and that were told
         otherwise."""
         uses = []
         for stem in {s.path: s for name in operators for s in self._stems.get(name, ())}.values():
-            tokens, next_use = self._told.get(stem.path, ((), None))
-            if next_use is not None and self._next_use(stem, 0) is None:
-                uses.append(PrefixUse(token_ids=tokens, next_use=None))
-                self._told[stem.path] = tokens, None
+            if stem.scope != "all" or self._next_use(stem, 0) is not None:
+                continue
+            told = self._told.pop((stem.path, ()), None)
+            if told is not None:
+                uses.append(PrefixUse(token_ids=told[1], next_use=None))
         return uses
 
-    def _is_news(self, path: tuple[str, ...], next_use: int | None) -> bool:
-        if path not in self._told:
-            return next_use is not None
-        told = self._told[path][1]
+    def _tell(self, call: ReadyCall, *, is_over: bool) -> list[PrefixUse]:
+        """The longest part first, so that a shorter one, which is needed sooner or equally soon,
+        has the last word on its own pages."""
+        node = self._graph.by_name.get(call.operator)
+        if node is None:
+            return []
+        uses: list[PrefixUse] = []
+        stems = self._stems[call.operator]
+        longest = stems[0] if stems else None
+        if (
+            is_over
+            and longest is not None
+            and longest.scope == "row"
+            and len(longest.path) < len(node.segments)
+        ):
+            # Of what it may have had from an earlier turn, too.
+            uses.append(PrefixUse(token_ids=call.token_ids, next_use=None))
+        for stem in stems:
+            length = _stem_tokens(node, len(stem.path), len(call.token_ids))
+            next_use = self._next_use(stem, call.row)
+            place = (stem.path, self._instance(stem, call.row))
+            told = self._told.get(place)
+            # A longer part that was told has overwritten what was said of this one.
+            if length and (uses or self._is_news(stem, told and told[0], next_use)):
+                tokens = call.token_ids[:length]
+                uses.append(PrefixUse(token_ids=tokens, next_use=next_use))
+                if next_use is None:
+                    self._told.pop(place, None)
+                else:
+                    self._told[place] = next_use, tokens if stem.scope == "all" else ()
+        return uses
+
+    def _is_news(self, stem: _Stem, told: int | None, next_use: int | None) -> bool:
         if told is None or next_use is None:
             return told is not next_use
-        return abs(next_use - told) >= self._patience
+        return abs(next_use - told) >= (self._patience if stem.scope == "all" else 1)
+
+    def _instance(self, stem: _Stem, row: int) -> tuple[int, ...]:
+        """Which of the prefixes of a stem the row has."""
+        if isinstance(stem.scope, str):
+            return (row,) if stem.scope == "row" else ()
+        return tuple(self._graph.values[column][row] for column in stem.scope)
 
     def _next_use(self, stem: _Stem, row: int) -> int | None:
         """The smallest rank of what is to come for a stem's prefix as `row` has it."""
@@ -126,8 +142,7 @@ class PlannedUses:
         elif stem.scope == "row":
             ranks = [self._rank(n, row) for n in stem.operators if self._open[n].has(row)]
         else:
-            columns = [self._graph.values[column] for column in stem.scope]
-            same = self._rows_of[stem.scope][tuple(column[row] for column in columns)]
+            same = self._rows_of[stem.scope][self._instance(stem, row)]
             ranks = [
                 self._rank(name, other)
                 for name in stem.operators

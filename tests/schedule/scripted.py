@@ -171,6 +171,8 @@ class Script:
     def _finish(self) -> None:
         call = self.flying.pop(self.draws.choice(self._free() or sorted(self.flying)))
         node = self.graph.by_name[call.operator]
+        self.dispatcher.started(call.call_id)
+        self.trace.uses += self.dispatcher.uses_changed()
         has_failed = self.draws.random() < self.failures
         tokens = int(node.output_tokens) if self.output_tokens is None else self.output_tokens
         self.dispatcher.finished(call.call_id, 0 if has_failed else tokens)

@@ -47,12 +47,11 @@ class _Worker:
 
 @dataclass(slots=True, kw_only=True)
 class _Flight:
-    """Where a call is, what it takes there, and what was said of its pages."""
+    """Where a call is and what it takes there."""
 
     worker: _Worker
     num_tokens: float
     work: float
-    told: int | None
 
 
 class _Helium:
@@ -88,6 +87,11 @@ class _Helium:
         self._pages[call.call_id] = page_hashes(call.token_ids, self._setting.page_size)
         self._has_changed = True
 
+    def started(self, call_id: int) -> None:
+        call = self._book.in_flight.get(call_id)
+        if call is not None:
+            self._news += self._uses.started(call)
+
     def finished(self, call_id: int, output_tokens: int) -> None:
         call = self._book.end(call_id)
         self._pages.pop(call_id, None)
@@ -98,7 +102,7 @@ class _Helium:
         flight.worker.num_calls -= 1
         flight.worker.num_tokens -= flight.num_tokens
         flight.worker.work -= flight.work
-        self._news += self._uses.after(call, flight.told)
+        self._news += self._uses.finished(call)
         if self._lengths.observe(call.operator, output_tokens):
             # The KV store keeps comparing with what it was told, so uses keep the first numbers.
             self._order = plan_order(self._lengths.corrected(), self._setting)
@@ -211,9 +215,7 @@ class _Helium:
         self._book.start(call.call_id)
         self._uses.consume(call)
         next_use = self._uses.at_release(call)
-        self._flights[call.call_id] = _Flight(
-            worker=worker, num_tokens=num_tokens, work=work, told=next_use
-        )
+        self._flights[call.call_id] = _Flight(worker=worker, num_tokens=num_tokens, work=work)
         if self._turns is not None:
             self._turns.skip(call.operator, call.row)
         has_choice = len(self._book.workers) > 1

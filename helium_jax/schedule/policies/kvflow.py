@@ -49,6 +49,9 @@ class _KVFlow:
         self._book.add(call)
         self._activate(call.operator, 1)
 
+    def started(self, call_id: int) -> None:
+        """Of no interest here: a call's own pages go by what was said at its release."""
+
     def finished(self, call_id: int, output_tokens: int) -> None:
         waiting = self._book.ready.get(call_id)
         call = self._book.end(call_id) or waiting
