@@ -5,6 +5,7 @@ templates part, so always between tokens; slots and segments without ids are nev
 """
 
 import hashlib
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -186,8 +187,7 @@ def _segment_of(ids: Ids) -> Segment:
 
 def digest_ids(ids: Sequence[int]) -> str:
     """A short name for a run of token ids."""
-    spelled = b"".join(i.to_bytes(4, "little") for i in ids)
-    return hashlib.blake2b(spelled, digest_size=12).hexdigest()
+    return hashlib.blake2b(array("I", ids).tobytes(), digest_size=12).hexdigest()
 
 
 def _label(node: PrefixNode, decode: Decode | None) -> str:

@@ -5,24 +5,25 @@ counted on; behind the first slot, tokens where values and texts melt together a
 account.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from helium_jax.errors import RequestError
 from helium_jax.physical import Turn
-from helium_jax.plan import Slot
+from helium_jax.plan import Slot, Text
 from helium_jax.schedule.call_graph import Segment
 from helium_jax.schedule.prefix_tree import Ids
 
 # Values that begin in different ways, so that a token that would swallow the end of the text
 # before it differs between at least two of them.
-FILLERS = ("", "a", "Zq", "0", " ", "\n", ".", "é", "of the context")
+FILLERS = ("", "a", "0", " ", "\n", ".")
 
 # Stands for a value: a control character that no tokenizer joins with others, no template trims.
 _MARK = "\x01"
 _FOLLOWERS = (*map(chr, range(32, 127)), "\n", "\t", "é", "’", "中")
-_TAIL_CHARS = 24
+_TAIL = re.compile(r" ?\S{1,24}\s{0,4}\Z")  # the last word: tokens do not reach beyond it
 
 
 class PromptEncoder(Protocol):
@@ -34,12 +35,11 @@ class PromptEncoder(Protocol):
 
 
 class TemplateMaker:
-    """Makes the templates of one plan; remembers what equal beginnings gave."""
+    """Makes the templates of one plan; remembers what equal endings gave."""
 
     def __init__(self, codec: PromptEncoder) -> None:
         self._codec = codec
-        self._beginnings: dict[tuple[Turn, ...], list[Sequence[int]]] = {}
-        self._unstable: dict[str, int] = {}
+        self._unstable: dict[tuple[Turn, ...], int] = {}  # by the endings of beginnings
 
     def make(self, turns: tuple[Turn, ...]) -> list[Ids | Segment]:
         """The prompt as runs of ids and slots.
@@ -77,44 +77,55 @@ class TemplateMaker:
         return self._count_leading(_encode(self._codec, turns, _MARK), turns)
 
     def _count_leading(self, marked: Sequence[int], turns: tuple[Turn, ...]) -> int:
-        """How far the prompt with marks agrees with prompts of other values.
-
-        Those need to go on to the first slot only. Its text's end is tried with every character
-        that may follow.
-        """
-        beginning = _beginning(turns)
-        if beginning is None:
+        """Tokens before the first mark, without those that another value would change."""
+        mark = self._codec.encode(_MARK)[-1]
+        ending = _ending(turns)
+        if ending is None:
             return len(marked)
-        if beginning not in self._beginnings:
-            prompts = [_encode(self._codec, beginning, filler) for filler in FILLERS]
-            self._beginnings[beginning] = prompts
-        length = common_length([marked, *self._beginnings[beginning]])
-        if (mark := self._codec.encode(_MARK)[-1]) in marked:
-            text = beginning[-1].content[0]
-            tail = text[-_TAIL_CHARS:] if isinstance(text, str) else ""
-            length = min(length, marked.index(mark) - self._count_unstable(tail))
-        return max(0, length)
+        if mark not in marked:
+            prompts = [_encode(self._codec, turns, filler) for filler in FILLERS]
+            return common_length([marked, *prompts])
+        if ending not in self._unstable:
+            self._unstable[ending] = self._count_unstable(ending, mark)
+        return max(0, marked.index(mark) - self._unstable[ending])
 
-    def _count_unstable(self, tail: str) -> int:
-        """How many of a text's last tokens change with the character that follows."""
-        if not tail:
-            return 0
-        if tail not in self._unstable:
-            alone = self._codec.encode(tail)
-            followed = (self._codec.encode(tail + character) for character in _FOLLOWERS)
+    def _count_unstable(self, ending: tuple[Turn, ...], mark: int) -> int:
+        """How many tokens before a prompt's first slot change with its value.
+
+        Values and what the chat template makes of them are tried with whole prompts; every
+        character that may follow the last word of the text with that alone.
+        """
+        marked = _encode(self._codec, ending, _MARK)
+        prompts = [_encode(self._codec, ending, filler) for filler in FILLERS]
+        unstable = marked.index(mark) - common_length([marked, *prompts])
+        text = ending[-1].content[0]
+        if isinstance(text, str):
+            alone = self._codec.encode(text)
+            followed = (self._codec.encode(text + character) for character in _FOLLOWERS)
             kept = min(common_length([alone, ids]) for ids in followed)
-            self._unstable[tail] = len(alone) - kept
-        return self._unstable[tail]
+            unstable = max(unstable, len(alone) - kept)
+        return unstable
 
 
-def _beginning(turns: tuple[Turn, ...]) -> tuple[Turn, ...] | None:
-    """The turns up to the first slot, which is called like any other; None without slots."""
+def _ending(turns: tuple[Turn, ...]) -> tuple[Turn, ...] | None:
+    """The turns up to the first slot, which ends them, with the last words of their texts only.
+
+    That makes prompts that end alike equal, and short. None without slots.
+    """
     for index, turn in enumerate(turns):
         for place, part in enumerate(turn.content):
             if isinstance(part, Slot):
-                content = (*turn.content[:place], Slot(name="value"))
-                return (*turns[:index], replace(turn, content=content))
+                before = _last_word(turn.content[:place])
+                last = replace(turn, content=(*before, Slot(name="value")))
+                earlier = (replace(t, content=_last_word(t.content)) for t in turns[:index])
+                return (*earlier, last)
     return None
+
+
+def _last_word(text: Text) -> Text:
+    """The end of a text without slots: tokens do not reach over the space before it."""
+    word = _TAIL.search("".join(map(str, text)))
+    return (word[0],) if word else text
 
 
 def _encode(codec: PromptEncoder, turns: tuple[Turn, ...], filler: str) -> Sequence[int]:
