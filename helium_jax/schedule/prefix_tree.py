@@ -187,7 +187,7 @@ def _segment_of(ids: Ids) -> Segment:
 
 def digest_ids(ids: Sequence[int]) -> str:
     """A short name for a run of token ids."""
-    return hashlib.blake2b(array("I", ids).tobytes(), digest_size=12).hexdigest()
+    return hashlib.blake2b(array("I", list(ids)).tobytes(), digest_size=12).hexdigest()
 
 
 def _label(node: PrefixNode, decode: Decode | None) -> str:
