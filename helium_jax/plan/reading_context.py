@@ -7,6 +7,8 @@ from helium_jax.plan.findings import Findings
 from helium_jax.plan.limits import MAX_NESTING, MAX_OPS
 from helium_jax.plan.nodes import Input, Param
 
+ANY_NAME = "*"  # among unread names: there may be others, so that no name can be called unknown
+
 
 @dataclass(slots=True, kw_only=True)
 class Reading:
@@ -36,16 +38,16 @@ class Reading:
         """Whether a scope of so many operators may be read; a fault once if not."""
         before = self.num_ops
         self.num_ops += num_ops
+        message = ""
         if self.num_ops > MAX_OPS:
-            if before <= MAX_OPS:
-                message = f"has {num_ops} entries; at most {MAX_OPS} operators are allowed in all"
-                self.found.add(path, message, "plan_too_large")
-            return False
-        if self.depth > MAX_NESTING:
+            message = f"has {num_ops} entries; at most {MAX_OPS} operators are allowed in all"
+        elif self.depth > MAX_NESTING:
             message = f"is more than {MAX_NESTING} bodies and sub-plans deep; flatten the plan"
-            self.found.add(path, message, "plan_too_large")
-            return False
-        return True
+        if message:
+            self.unread.add(ANY_NAME)
+            if before <= MAX_OPS:
+                self.found.add(path, message, "plan_too_large")
+        return not message
 
 
 def author_path(path: str, paths: Mapping[str, str]) -> str:

@@ -32,7 +32,7 @@ from helium_jax.plan.limits import (
     MAX_ITEMS,
     MAX_ITERATIONS,
 )
-from helium_jax.plan.reading_context import Reading
+from helium_jax.plan.reading_context import ANY_NAME, Reading
 from helium_jax.plan.template import is_path
 
 NONE: frozenset[str] = frozenset()
@@ -67,6 +67,8 @@ def read_loop(
         document.get("max_iterations"), f"{path}.max_iterations", found, 1, MAX_ITERATIONS
     )
     count = _read_count(document.get("count"), f"{path}.count", reading)
+    if count is None and document.get("count") is not None:
+        count = 0  # a fault already
     condition = None
     given = [field for field in ("count", "while") if document.get(field) is not None]
     if len(given) != 1:
@@ -80,7 +82,7 @@ def read_loop(
             found.add(f"{path}.max_iterations", message, "unbounded_loop")
     if most is None:
         is_wrong = document.get("max_iterations") is not None
-        most = 1 if is_wrong else _bound_of(count, reading, path)
+        most = MAX_ITERATIONS if is_wrong else _bound_of(count, reading, path)
     body = read_body(document.get("body"), f"{path}.body")
     return Loop(
         name=name,
@@ -117,6 +119,8 @@ def _read_carry(value: object, path: str, reading: Reading) -> tuple[Carried, ..
     document = read_mapping(value, path, found)
     if len(document) > MAX_CARRIED:
         found.add(path, f"has {len(document)} names; at most {MAX_CARRIED} are allowed")
+    if len(document) > MAX_CARRIED or (value is not None and not isinstance(value, dict)):
+        reading.unread.add(ANY_NAME)
         return ()
     carried = []
     for name, fields in document.items():
@@ -153,9 +157,10 @@ def read_map(
     if item is None:
         if document.get("as") is None:
             found.add(f"{path}.as", "is missing; write what the body calls its item")
-        reading.unread.add("")
+        reading.unread |= {"", ANY_NAME}
     elif not is_path(item):
         found.add(f"{path}.as", f"{item[:80]!r} is no name; letters, digits, _ and -", "bad_name")
+        reading.unread.add(ANY_NAME)
     most = read_int(document.get("max_items"), f"{path}.max_items", found, 1, MAX_ITEMS)
     return Map(
         name=name,

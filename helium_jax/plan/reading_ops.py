@@ -31,7 +31,7 @@ from helium_jax.plan.nodes import (
     ViewKind,
 )
 from helium_jax.plan.reading_chat import read_chat
-from helium_jax.plan.reading_context import Reading
+from helium_jax.plan.reading_context import ANY_NAME, Reading
 from helium_jax.plan.reading_control import read_branch, read_loop, read_map, read_race
 from helium_jax.plan.settings import SETTINGS_FIELDS, UNSUPPORTED_FIELDS, read_settings
 from helium_jax.plan.template import Text, is_path
@@ -76,12 +76,15 @@ class OpReader:
         if value is None:
             found.add(path, "is missing; write ops and the name of their result")
         document = read_mapping(value, path, found)
+        if not isinstance(value, dict):
+            self._reading.unread |= {"", ANY_NAME}
+            return Body(ops=(), result="")
         check_fields(document, path, ("ops", "result"), NONE, found)
         self._reading.depth += 1
         ops = self.read_ops(read_mapping(document.get("ops"), f"{path}.ops", found), f"{path}.ops")
         self._reading.depth -= 1
         result = read_reference(document.get("result"), f"{path}.result", found)
-        if result is None and value is not None and "result" not in document:
+        if document.get("result") is None:
             found.add(f"{path}.result", "is missing; name the operator whose value this has")
         if result is None:
             self._reading.unread.add("")

@@ -17,7 +17,7 @@ from helium_jax.plan.control import (
 from helium_jax.plan.findings import Findings
 from helium_jax.plan.nodes import Chat, Completion, Concat, Const, Lambda, Slice, Template, View
 from helium_jax.plan.plan import Plan
-from helium_jax.plan.reading_context import author_path
+from helium_jax.plan.reading_context import ANY_NAME, author_path
 from helium_jax.plan.template import Text, slot_names
 from helium_jax.plan.writing import chat_fields
 
@@ -175,6 +175,8 @@ def check_uses(
             message = f"{shown} is inside of {definition.scope.owner!r} and cannot be seen here"
             hint = f"use {definition.scope.owner!r}, whose value is its result"
             found.add(path, f"{message}; {hint}", "not_visible")
+            continue
+        if ANY_NAME in known:
             continue
         near = [d.name for d in scopes.definitions if use.scope.can_see(d.scope)]
         hint = found.suggest(use.name, near, kinds="inputs, params and operators")

@@ -16,7 +16,7 @@ from helium_jax.plan.findings import Findings
 from helium_jax.plan.limits import MAX_INPUTS, MAX_NESTING, MAX_OPS
 from helium_jax.plan.nodes import Const, Param, Value, ValueType
 from helium_jax.plan.plan import Plan, cycle_problems
-from helium_jax.plan.reading_context import author_path
+from helium_jax.plan.reading_context import ANY_NAME, author_path
 from helium_jax.plan.scopes import Scopes, check_unique, check_uses, collect_scopes
 from helium_jax.plan.size import NO_PARAMS, row_size, size_fault
 from helium_jax.plan.template import is_name
@@ -31,7 +31,8 @@ def check_plan(
 
     Args:
         plan: the plan; nothing about it is assumed.
-        known: names that exist although the plan lacks them, because they could not be read.
+        known: names that exist although the plan lacks them, because they could not be read; with
+            `ANY_NAME` among them nobody knows which.
         paths: other paths for some of the canonical ones, and so for all that begin with them.
     """
     found = Findings()
@@ -176,6 +177,8 @@ def _check_outputs(plan: Plan, scopes: Scopes, known: frozenset[str], found: Fin
         if output.source in inner:
             message = f"{output.source!r} is inside of another operator; name that one"
             found.add(path, message, "not_visible")
+            continue
+        if ANY_NAME in known:
             continue
         hint = found.suggest(output.source, plan.nodes, kinds="inputs and operators")
         message = f"{output.source[:64]!r} is nothing in this plan; {hint}"

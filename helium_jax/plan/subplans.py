@@ -13,7 +13,7 @@ from typing import Any
 from helium_jax.plan.control import Loop, Op, bodies, body_fields, bound_names, walk
 from helium_jax.plan.fields import check_fields, read_mapping, read_reference
 from helium_jax.plan.nodes import Const, Input, Output, Param, Value
-from helium_jax.plan.reading_context import Reading, author_path
+from helium_jax.plan.reading_context import ANY_NAME, Reading, author_path
 from helium_jax.plan.references import map_bodies, own_references, rename_all
 from helium_jax.plan.spec import param_fault
 from helium_jax.plan.template import Slot, TemplateSyntaxError, is_path, parse_template
@@ -44,6 +44,9 @@ def expand_subplan(
     if document.get("plan") is None:
         found.add(f"{path}.plan", "is missing; write a plan with inputs, ops and outputs")
     root = read_mapping(document.get("plan"), f"{path}.plan", found)
+    if not root:
+        reading.unread.add(ANY_NAME)
+        return ()
     if "limits" in root:
         message = "a plan inside a plan has no limits of its own; write them in the outer plan"
         found.add(f"{path}.plan.limits", message, "unsupported_parameter")
@@ -54,7 +57,7 @@ def expand_subplan(
     )
     parts = read_parts(root, f"{path}.plan", inner)
     reading.num_ops = inner.num_ops
-    reading.unread |= {f"{name}/{one}" if one else "" for one in inner.unread}
+    reading.unread |= {one if one in ("", ANY_NAME) else f"{name}/{one}" for one in inner.unread}
     given = _bind_inputs(parts, document, path, reading)
     values, passed = _bind_params(parts, document, path, reading)
     names = {one: f"{name}/{one}" for op in walk(parts.ops) for one in (op.name, *bound_names(op))}
@@ -213,7 +216,8 @@ def _note_outputs(
     known = {*names}
     for output in parts.outputs:
         where = f"{path}.plan.outputs.{output.name[:64]}"
-        if output.source not in known and f"{name}/{output.source}" not in reading.unread:
+        unread = {f"{name}/{output.source}", ANY_NAME} & reading.unread
+        if output.source not in known and not unread:
             hint = reading.found.suggest(output.source, known, kinds="inputs and operators")
             message = f"{output.source[:64]!r} is nothing in this sub-plan; {hint}"
             reading.found.add(where, message, "unknown_reference")
