@@ -2,7 +2,8 @@
 
 One JSON line per case and policy: `python -m bench.bench_optimality`. The cases are random graphs
 of up to eight calls and seven scaled-down workflows, on one worker; the best order is proved for
-each. `nested` is our schedule without its refinement call by call, which small batches get.
+each by branch and bound, and for some graphs again by a mixed-integer program. `nested` is our
+schedule without its refinement call by call, which only small batches get.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from bench.harness import Recorder
 from helium_jax.schedule import CallGraph, CallNode, Segment
 from helium_jax.schedule.optimum import find_optimum
+from helium_jax.schedule.optimum_milp import find_optimum_milp
 from helium_jax.schedule.soft_schedule import PlanningEffort, plan_schedule
 from helium_jax.schedule.token_step import TokenSteps
 
@@ -227,6 +229,14 @@ def gaps(graph: CallGraph, rng: random.Random) -> dict[str, float]:
     return {name: 100 * (m / optimum.makespan - 1) for name, m in makespans.items()}
 
 
+def program_difference(graph: CallGraph) -> float:
+    """By how many percent HiGHS and branch and bound differ about the best makespan."""
+    steps = TokenSteps(graph=graph, capacities=(CAPACITY,))
+    searched = find_optimum(steps)
+    solved = find_optimum_milp(steps, known=list(searched.order))
+    return 100 * abs(solved.makespan / searched.makespan - 1) if solved.is_proved else float("inf")
+
+
 def summary(measured: Sequence[Mapping[str, float]], name: str) -> dict[str, float]:
     """Mean and greatest gap of a policy."""
     values = [gaps[name] for gaps in measured]
@@ -241,6 +251,7 @@ def main() -> None:
     """Measures and records."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--graphs", type=int, default=1000, help="random graphs")
+    parser.add_argument("--programs", type=int, default=50, help="of them, solved by HiGHS too")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng = random.Random(options.seed)
@@ -250,10 +261,17 @@ def main() -> None:
         by_workflow.append(gaps(graph, rng))
         for name, gap in by_workflow[-1].items():
             recorder.record(case, name, gap_percent=gap)
-    by_graph = [gaps(random_graph(rng), rng) for _ in range(options.graphs)]
+    graphs = [random_graph(rng) for _ in range(options.graphs)]
+    by_graph = [gaps(graph, rng) for graph in graphs]
     for case, measured in (("seven workflows", by_workflow), ("random graphs", by_graph)):
         for name in POLICIES:
             recorder.record(case, name, **summary(measured, name))
+    differences = [program_difference(graph) for graph in graphs[: options.programs]]
+    if differences:
+        worst = max(differences)
+        recorder.record(
+            "programs", "milp", max_difference_percent=worst, num_cases=len(differences)
+        )
 
 
 if __name__ == "__main__":
