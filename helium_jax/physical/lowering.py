@@ -169,6 +169,8 @@ def _lower_op(op: Op, literals: Mapping[str, str], params: Mapping[str, Value]) 
         case Loop(carried=carried, body=body):
             nexts = {one.name: one.next for one in carried}
             final = nexts.get(body.result, body.result)
+            count = _count(op, params)
+            wanted = (*nexts.values(), *(() if count is not None else (final,)))
             return physical.Loop(
                 name=op.name,
                 carried=tuple(
@@ -176,8 +178,9 @@ def _lower_op(op: Op, literals: Mapping[str, str], params: Mapping[str, Value]) 
                     for one in carried
                 ),
                 body=region(body, *nexts.values()),
+                again=_lower_body(body, wanted, literals, params),
                 last=_lower_body(body, (final,), literals, params),
-                count=_count(op, params),
+                count=count,
                 condition=op.condition,
                 max_iterations=op.max_iterations,
             )

@@ -129,19 +129,26 @@ class Loop:
     """A region run again and again: `count` times, or while `condition` holds.
 
     Attributes:
-        body: what an iteration computes when another one may follow.
-        last: what it computes when it is known to be the last: without what only a next iteration
-            would need. The same operators, fewer of them.
+        body: everything that some iteration computes.
+        again: the part of it that an iteration computes when another one follows or may follow.
+        last: the part of it that an iteration computes when it is known to be the last.
         count: iterations; None with a condition.
     """
 
     name: str
     carried: tuple[Carry, ...]
     body: Region
+    again: Region
     last: Region
     count: int | None
     condition: Formula | None
     max_iterations: int
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The names that an iteration must give when another one follows or may follow."""
+        nexts = tuple(one.next for one in self.carried)
+        return nexts if self.count is not None else (*nexts, self.final)
 
     @property
     def final(self) -> str:
