@@ -4,13 +4,13 @@
 `gpu_missing`: it needs absl-py, and before jax 0.11 lacks what our kernels use.
 """
 
-from types import ModuleType
+from typing import Any
 
 import jax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu
 
-gpu: ModuleType | None = None
+gpu: Any = None
 gpu_missing = ""
 if jax.__version_info__ < (0, 11):
     gpu_missing = f"Mosaic GPU kernels need jax 0.11 or later; this is {jax.__version__}"

@@ -5,6 +5,7 @@ from typing import Protocol
 import jax
 
 from helium_jax.kernels.attention.layout import AttentionBatch
+from helium_jax.kernels.attention.mosaic_gpu import attend_gpu
 from helium_jax.kernels.attention.mosaic_tpu import attend_tpu
 from helium_jax.kernels.attention.reference import attend_reference
 from helium_jax.kernels.attention.xla_worklist import attend_worklist
@@ -34,6 +35,7 @@ class Implementation(Protocol):
 # In the order the default tries them.
 IMPLEMENTATIONS: dict[str, Implementation] = {
     "mosaic_tpu": attend_tpu,
+    "mosaic_gpu": attend_gpu,
     "xla": attend_worklist,
     "reference": attend_reference,
 }

@@ -1,9 +1,9 @@
 """Which implementation a machine gets, before anything is allocated, and why."""
 
-from helium_jax.kernels.attention import mosaic_tpu
+from helium_jax.kernels.attention import mosaic_gpu, mosaic_tpu
 
 # The order of a page's elements that each implementation reads without copies (`KVPages`).
-ORDERS = {"mosaic_tpu": "joined", "xla": "columns", "reference": "columns"}
+ORDERS = {"mosaic_tpu": "joined", "mosaic_gpu": "rows", "xla": "columns", "reference": "columns"}
 
 
 def choose_implementation(
@@ -14,6 +14,7 @@ def choose_implementation(
     page_size: int,
     num_heads: int,
     num_kv_heads: int,
+    compute_capability: str | None = None,
 ) -> tuple[str, str]:
     """The implementation of `paged_attention` for pools of this shape, and the reason.
 
@@ -26,6 +27,7 @@ def choose_implementation(
         page_size: B.
         num_heads: N.
         num_kv_heads: K.
+        compute_capability: of a GPU, as its device has it, like "9.0".
 
     Returns:
         a key of IMPLEMENTATIONS and one sentence for people.
@@ -36,6 +38,15 @@ def choose_implementation(
     if platform == "tpu":
         name = "mosaic_tpu"
         reason = mosaic_tpu.why_not(dtype=dtype, head_size=head_size, page_size=page_size)
+    elif platform in ("gpu", "cuda"):
+        name = "mosaic_gpu"
+        reason = mosaic_gpu.why_not(
+            dtype=dtype,
+            head_size=head_size,
+            page_size=page_size,
+            queries_per_kv_head=num_heads // num_kv_heads,
+            compute_capability=compute_capability,
+        )
     else:
         return "xla", f"there is no kernel for {platform!r}, and XLA's work list was made for it"
     if reason is None:

@@ -69,7 +69,9 @@ def _tune_tpu(target: Target, num_tokens: int, page_size: int, deterministic: bo
 def _tune_gpu(target: Target, num_tokens: int, page_size: int, deterministic: bool) -> Tuning:
     """Blocks fill one or two 64-row tiles; workers fill two thread blocks per multiprocessor."""
     group = target.num_heads // target.num_kv_heads
-    rows = max(64 // group, 2)
+    rows = 2
+    while rows * 2 * group <= 64:
+        rows *= 2
     if not deterministic and num_tokens > 2 * rows:
         rows *= 2
     # A row is cut into at most so many parts: few rows need many to fill the machine, and many

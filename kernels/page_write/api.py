@@ -4,6 +4,7 @@ from typing import Protocol
 
 import jax
 
+from helium_jax.kernels.page_write.mosaic_gpu import write_rows
 from helium_jax.kernels.page_write.mosaic_tpu import write_tiles
 from helium_jax.kernels.page_write.xla_scatter import scatter_pages
 from helium_jax.kernels.pages import KVPages
@@ -24,6 +25,7 @@ class Implementation(Protocol):
 # In the order the default tries them.
 IMPLEMENTATIONS: dict[str, Implementation] = {
     "mosaic_tpu": write_tiles,
+    "mosaic_gpu": write_rows,
     "xla": scatter_pages,
 }
 

@@ -1,0 +1,238 @@
+"""The Pallas kernels in Pallas' interpreters, with their race detectors, against the reference.
+
+Copies, barriers and shared memory are simulated; pools are full of NaN outside the used tokens, and
+so is fresh memory. What has run on hardware is in kernels/README.md.
+"""
+
+import contextlib
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from helium_jax.kernels.attention import (
+    ORDERS,
+    choose_implementation,
+    pack_batch,
+    paged_attention,
+    unpack_batch,
+)
+from helium_jax.kernels.attention.cascade import CascadeCosts
+from helium_jax.kernels.attention.cases import CASES, TOLERANCES, AttentionCase, make_inputs
+from helium_jax.kernels.page_write import write_pages
+from helium_jax.kernels.pages import allocate_pages
+from helium_jax.kernels.pallas import gpu, gpu_missing, tpu
+
+FREE_GROUPS = CascadeCosts(block=0.0, page=0.0, row=0.0)
+NEEDS_GPU_INTERPRETER = pytest.mark.skipif(gpu is None, reason=gpu_missing)
+# One program costs seconds in an interpreter: the default run takes what differs most.
+DEFAULT = {
+    ("mosaic_tpu", "prefix tree", "bfloat16"),
+    ("mosaic_tpu", "soft cap and window", "float32"),
+    ("mosaic_tpu", "empty sequences", "float32"),
+    ("mosaic_gpu", "prefix tree", "bfloat16"),
+    ("mosaic_gpu", "soft cap and window", "bfloat16"),
+    ("mosaic_gpu", "chunk of a long context", "float16"),
+    ("mosaic_gpu", "page size 128", "bfloat16"),
+}
+
+
+def suited(case: AttentionCase, implementation: str) -> bool:
+    return case.head_size % 64 == 0 and (case.head_size <= 128 or implementation == "mosaic_tpu")
+
+
+def parity_cases():
+    for implementation, dtypes in (
+        ("mosaic_tpu", ("float32", "bfloat16")),
+        ("mosaic_gpu", ("bfloat16", "float16")),
+    ):
+        for case in CASES:
+            if not suited(case, implementation):
+                continue
+            for dtype in dtypes:
+                name = (implementation, case.name, dtype)
+                marks = [] if name in DEFAULT else [pytest.mark.slow]
+                if implementation == "mosaic_gpu":
+                    marks.append(NEEDS_GPU_INTERPRETER)
+                yield pytest.param(implementation, case, dtype, id="-".join(name), marks=marks)
+
+
+@pytest.fixture
+def interpreted(capfd):
+    """A context that runs an implementation's kernels on this machine; fails if copies raced."""
+
+    @contextlib.contextmanager
+    def interpreted(implementation):
+        if implementation == "mosaic_tpu":
+            context = tpu.force_tpu_interpret_mode(tpu.InterpretParams(detect_races=True))
+        else:
+            context = gpu.force_gpu_interpret_mode(gpu.InterpretGPUParams(detect_races=True))
+        with context:
+            yield
+        assert "RACE" not in "".join(capfd.readouterr()).upper()
+
+    return interpreted
+
+
+def attend(case: AttentionCase, dtype: str, packed_for: str, implementation: str):
+    inputs = make_inputs(case, dtype, implementation=packed_for)
+    layout = inputs.layout
+    ints = np.full(layout.num_ints, -7, np.int32)
+    pack_batch(
+        layout,
+        case.query_lens,
+        case.kv_lens,
+        inputs.page_tables,
+        cascade=bool(case.shares),
+        out=ints,
+        costs=FREE_GROUPS,
+    )
+
+    @jax.jit
+    def step(q, pages, ints):
+        return paged_attention(
+            q,
+            pages,
+            case.num_layers - 1,
+            unpack_batch(layout, ints),
+            scale=inputs.scale,
+            window=case.window,
+            soft_cap=case.soft_cap,
+            implementation=implementation,
+        )
+
+    out, lse = jax.block_until_ready(step(inputs.q, inputs.pages, ints))
+    return np.asarray(out.astype(jnp.float32)), np.asarray(lse)
+
+
+@pytest.mark.parametrize(("implementation", "case", "dtype"), [*parity_cases()])
+def test_agrees_with_the_reference_over_pools_full_of_nan(interpreted, implementation, case, dtype):
+    expected_out, expected_lse = attend(case, dtype, implementation, "reference")
+    with interpreted(implementation):
+        out, lse = attend(case, dtype, implementation, implementation)
+    absolute, relative = TOLERANCES[dtype]
+    if implementation == "mosaic_gpu":
+        absolute *= 2  # parts are rounded once more, before they are merged
+    np.testing.assert_allclose(out, expected_out, atol=absolute, rtol=relative)
+    np.testing.assert_allclose(lse, expected_lse, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("implementation", ["mosaic_tpu", "mosaic_gpu"])
+def test_other_orders_of_pages_read_the_same_through_xla(implementation):
+    case = CASES[0]
+    for result, expected in zip(
+        attend(case, "bfloat16", implementation, "xla"),
+        attend(case, "bfloat16", "xla", "xla"),
+        strict=True,
+    ):
+        np.testing.assert_allclose(result, expected, atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("implementation", "dtype"),
+    [
+        ("mosaic_tpu", "bfloat16"),
+        pytest.param("mosaic_tpu", "float32", marks=pytest.mark.slow),
+        pytest.param("mosaic_gpu", "bfloat16", marks=NEEDS_GPU_INTERPRETER),
+    ],
+)
+def test_writes_what_the_scatter_writes_nan_included(interpreted, implementation, dtype):
+    pages = allocate_pages(
+        num_layers=2, num_pages=6, page_size=32, num_kv_heads=2, head_size=64,
+        dtype=dtype, platform="tpu", order=ORDERS[implementation],
+    )  # fmt: skip
+    pages = jax.tree.map(lambda pool: pool + 7, pages)
+    slots = [[35], range(69, 96), range(128, 149), [-1, -1, 0, 6 * 32, 31]]
+    slots = np.concatenate([np.asarray(part, np.int32) for part in slots])
+    values = np.random.default_rng(0).standard_normal((2, len(slots), 2, 64)).astype(np.float32)
+    values[:, 3] = np.nan
+
+    def write(implementation):
+        step = jax.jit(write_pages, static_argnums=1, static_argnames="implementation")
+        after = step(pages, 1, *values, slots, implementation=implementation)
+        return [np.asarray(pool.astype(jnp.float32)) for pool in jax.tree.leaves(after)]
+
+    with interpreted(implementation):
+        written = write(implementation)
+    for pool, expected in zip(written, write("xla"), strict=True):
+        np.testing.assert_array_equal(pool, expected)
+
+
+def refusal(implementation, **changes):
+    """The reason that `implementation` gives for not reading such pages."""
+    shape = dict(num_heads=4, num_kv_heads=2, head_size=64, page_size=16)
+    dtype = changes.pop("dtype", "bfloat16")
+    packed_for = changes.pop("packed_for", implementation)
+    shape |= changes
+    inputs = make_inputs(
+        AttentionCase(name="", query_lens=(1,), kv_lens=(1,), **shape),
+        dtype,
+        implementation=packed_for,
+    )
+    batch = unpack_batch(inputs.layout, jnp.zeros(inputs.layout.num_ints, jnp.int32))
+    with pytest.raises(NotImplementedError) as error:
+        paged_attention(inputs.q, inputs.pages, 0, batch, scale=1.0, implementation=implementation)
+    return str(error.value)
+
+
+def test_the_tpu_kernel_says_why_it_cannot():
+    assert "head_size=80 is no multiple of 64" in refusal("mosaic_tpu", head_size=80)
+    assert "page_size=4 is no multiple of a tile's 16 rows" in refusal("mosaic_tpu", page_size=4)
+    assert "float16 is no dtype" in refusal("mosaic_tpu", dtype="float16")
+    assert "pages are in the order 'columns'" in refusal("mosaic_tpu", packed_for="xla")
+
+
+@NEEDS_GPU_INTERPRETER
+def test_the_gpu_kernel_says_why_it_cannot():
+    assert "head_size=80 is neither 64 nor 128" in refusal("mosaic_gpu", head_size=80)
+    assert "page_size=4 is none of" in refusal("mosaic_gpu", page_size=4)
+    assert "float32 is no dtype of the tensor cores" in refusal("mosaic_gpu", dtype="float32")
+    assert "pages are in the order 'joined'" in refusal("mosaic_gpu", packed_for="mosaic_tpu")
+
+
+def test_refuses_tables_beyond_scalar_memory():
+    inputs = make_inputs(CASES[0], "float32", implementation="mosaic_tpu")
+    layout = dataclasses.replace(inputs.layout, num_tokens=256, num_seqs=256, pages_per_seq=1024)
+    batch = unpack_batch(layout, jnp.zeros(layout.num_ints, jnp.int32))
+    with pytest.raises(NotImplementedError, match="262144 ints do not fit into scalar memory"):
+        paged_attention(
+            jnp.zeros((256, 4, 64)), inputs.pages, 0, batch, scale=1.0, implementation="mosaic_tpu"
+        )
+
+
+SHAPE = dict(dtype="bfloat16", head_size=128, page_size=64, num_heads=32, num_kv_heads=8)
+
+
+@pytest.mark.parametrize(
+    ("machine", "name", "reason"),
+    [
+        (dict(platform="cpu"), "xla", "there is no kernel for 'cpu'"),
+        (dict(platform="tpu"), "mosaic_tpu", "reads pages of 64 tokens, 32/8 heads of 128"),
+        (dict(platform="tpu", head_size=80), "xla", "not mosaic_tpu: head_size=80"),
+        (dict(platform="tpu", dtype="float16"), "xla", "not mosaic_tpu: float16"),
+        pytest.param(
+            dict(platform="gpu", compute_capability="9.0"), "mosaic_gpu", "the Pallas kernel reads",
+            marks=NEEDS_GPU_INTERPRETER,
+        ),
+        pytest.param(
+            dict(platform="cuda", compute_capability="8.0"), "xla", "8.0 has no warpgroup products",
+            marks=NEEDS_GPU_INTERPRETER,
+        ),
+        pytest.param(
+            dict(platform="gpu", compute_capability="10.0"), "xla", "10.0 has no warpgroup",
+            marks=NEEDS_GPU_INTERPRETER,
+        ),
+    ],
+)  # fmt: skip
+def test_chooses_for_a_machine_and_says_why(machine, name, reason):
+    options = SHAPE | machine
+    chosen, why = choose_implementation(options.pop("platform"), **options)
+    assert chosen == name
+    assert reason in why
+
+
+@pytest.mark.skipif(gpu is not None, reason="this jax has Mosaic GPU")
+def test_an_old_jax_is_the_reason_on_gpus():
+    assert choose_implementation("gpu", **SHAPE) == ("xla", f"not mosaic_gpu: {gpu_missing}")
