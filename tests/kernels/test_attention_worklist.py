@@ -1,6 +1,7 @@
 """The host's work list: every visible pair in exactly one piece, groups only where due."""
 
 import dataclasses
+import itertools
 
 import hypothesis.strategies as st
 import jax
@@ -9,9 +10,16 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from helium_jax.kernels.attention import make_layout, pack_batch, paged_attention, unpack_batch
+from helium_jax.kernels.attention import (
+    Target,
+    make_layout,
+    pack_batch,
+    paged_attention,
+    unpack_batch,
+)
 from helium_jax.kernels.attention.cascade import CascadeCosts, find_prefix_groups
 from helium_jax.kernels.attention.cases import make_pages
+from helium_jax.kernels.attention.items import cut_pieces
 from helium_jax.kernels.attention.pack import CASCADE_COSTS
 
 FREE = CascadeCosts(block=0.0, page=0.0, row=0.0)
@@ -112,6 +120,79 @@ def test_every_visible_pair_is_in_exactly_one_piece(batch, costs, deterministic)
     expected = visible_pairs(batch)
     np.testing.assert_array_equal(count_pairs(packed, windowed=False), expected)
     np.testing.assert_array_equal(count_pairs(packed, windowed=True), expected)
+
+
+TPU = make_layout(
+    num_tokens=NUM_TOKENS, num_seqs=NUM_SEQS, pages_per_seq=COLUMNS, page_size=PAGE_SIZE,
+    num_pages=NUM_PAGES, block_rows=2,
+    target=Target(implementation="mosaic_tpu", num_heads=4, num_kv_heads=2),
+)  # fmt: skip
+GPU = make_layout(
+    num_tokens=NUM_TOKENS, num_seqs=NUM_SEQS, pages_per_seq=COLUMNS, page_size=PAGE_SIZE,
+    num_pages=NUM_PAGES, block_rows=4,
+    target=Target(implementation="mosaic_gpu", num_heads=4, num_kv_heads=2, num_cores=5),
+)  # fmt: skip
+
+
+def pieces_of(packed, kind):
+    """(number, piece, first column, column after the last) of every item of one kind."""
+    layout = packed.layout
+    if layout.num_workers:
+        items = getattr(packed, f"{kind}_items")
+        starts = getattr(packed, f"{kind}_workers")
+        assert starts[0] == 0
+        assert (np.diff(starts) >= 0).all()
+        return [(i, *items[:, i].tolist()) for i in range(starts[-1])]
+    starts, ends = getattr(packed, f"{kind}_starts"), getattr(packed, f"{kind}_ends")
+    count = layout.num_seqs if kind == "unit" else packed.block_counts[1]
+    return [(i, i, starts[i], ends[i]) for i in range(count) if ends[i] > starts[i]]
+
+
+@given(batches(), st.booleans(), st.sampled_from([TPU, GPU]), st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_every_visible_pair_is_in_exactly_one_named_item(batch, cascade, layout, deterministic):
+    """What `row_parts` names is what a row sees: each (row, key) pair once, and nothing twice."""
+    if deterministic:
+        layout = dataclasses.replace(layout, deterministic=True, max_splits=1)
+    cascade = cascade and not deterministic
+    _, packed = unpack(batch, layout, cascade=cascade, costs=FREE)
+    named = {}
+    for number, seq, start, end in pieces_of(packed, "unit"):
+        named[number] = (packed.unit_rows[seq], seq, start, end)
+    for number, block, start, end in pieces_of(packed, "block"):
+        for r, row in enumerate(packed.block_rows[block]):
+            part = layout.max_unit_items + number * layout.block_rows + r
+            named[part] = (row, packed.block_seqs[block], start, end)
+
+    counts = np.zeros((NUM_TOKENS, NUM_PAGES, PAGE_SIZE), int)
+    for row, parts in enumerate(packed.row_parts):
+        parts = parts[parts >= 0]
+        assert len(set(parts.tolist())) == len(parts)
+        for part in parts.tolist():
+            of_row, seq, start, end = named[part]
+            assert of_row == row
+            for column in range(start, end):
+                keys = column * PAGE_SIZE + np.arange(PAGE_SIZE)
+                seen = np.flatnonzero(keys <= packed.token_positions[row])
+                counts[row, packed.page_tables[seq, column], seen] += 1
+    np.testing.assert_array_equal(counts, visible_pairs(batch))
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 60)), max_size=12), st.integers(2, 9))
+@settings(max_examples=200, deadline=None)
+def test_workers_share_pages_equally_and_pieces_are_cut_into_few_items(pieces, max_splits):
+    layout = dataclasses.replace(GPU, max_splits=max_splits)
+    starts = np.array([start for start, _ in pieces], np.int32)
+    lengths = np.array([length for _, length in pieces], np.int32)
+    numbers = np.arange(len(pieces), dtype=np.int32)
+    items, workers = cut_pieces(numbers, starts, starts + lengths, layout)
+    total, longest = int(lengths.sum()), int(lengths.max(initial=0))
+    fair = max(-(-total // layout.num_workers), -(-longest // (max_splits - 1)))
+    shares = [(items[2] - items[1])[a:b].sum() for a, b in itertools.pairwise(workers)]
+    assert sum(shares) == total
+    assert max(shares) <= fair
+    assert np.bincount(items[0], minlength=1).max(initial=0) <= max_splits
+    assert items.shape[1] <= len(pieces) + layout.num_workers
 
 
 @pytest.fixture(scope="module")
