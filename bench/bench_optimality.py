@@ -268,10 +268,8 @@ def main() -> None:
             recorder.record(case, name, **summary(measured, name))
     differences = [program_difference(graph) for graph in graphs[: options.programs]]
     if differences:
-        worst = max(differences)
-        recorder.record(
-            "programs", "milp", max_difference_percent=worst, num_cases=len(differences)
-        )
+        worst, count = max(differences), len(differences)
+        recorder.record("programs", "milp", max_difference_percent=worst, num_cases=count)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from functools import cached_property
 from itertools import zip_longest
 
 from helium_jax.schedule.call_graph import CallGraph
+from helium_jax.schedule.neighbours import neighbours
 from helium_jax.schedule.operator_order import Inner, nest, order_operators
 from helium_jax.schedule.placement import Placement, group_rows, placements, workers_of
 from helium_jax.schedule.sequencing import Frontier, Prefix, Sequencing
@@ -289,7 +290,7 @@ class _Search:
         improved = True
         while improved:
             improved = False
-            for inners in _neighbours(plan.inners, self._steps.graph):
+            for inners in neighbours(plan.inners, self._steps.graph):
                 if self._is_spent:
                     return cost, plan
                 other = replace(plan, inners=inners)
@@ -298,48 +299,6 @@ class _Search:
                     cost, plan, improved = other_cost, other, True
                     break
         return cost, plan
-
-
-def _neighbours(inners: tuple[Inner, ...], graph: CallGraph) -> Iterator[tuple[Inner, ...]]:
-    """Sequences one step away that still put no operator before one that it needs."""
-    for index in range(len(inners) - 1):  # join
-        yield (*inners[:index], inners[index] + inners[index + 1], *inners[index + 2 :])
-    for index, inner in enumerate(inners):  # split
-        for cut in range(1, len(inner)):
-            yield (*inners[:index], inner[:cut], inner[cut:], *inners[index + 1 :])
-    needs = {node.name: set(node.needs) for node in graph.nodes}
-    for index in range(len(inners)):  # exchange neighbours, whole or inside
-        if index + 1 < len(inners) and _may_swap(inners[index], inners[index + 1], needs):
-            yield (*inners[:index], inners[index + 1], inners[index], *inners[index + 2 :])
-        inner = inners[index]
-        for place in range(len(inner) - 1):
-            first, second = inner[place], inner[place + 1]
-            if first not in needs[second]:
-                swapped = (*inner[:place], second, first, *inner[place + 2 :])
-                yield (*inners[:index], swapped, *inners[index + 1 :])
-    for index, inner in enumerate(inners):  # one operator into another sequence
-        for name in inner:
-            rest = tuple(other for other in inner if other != name)
-            for target in range(len(inners)):
-                low, high = sorted((index, target))
-                between = [
-                    other
-                    for step in range(low, high + 1)
-                    for other in (rest if step == index else inners[step])
-                ]
-                if target == index or not _may_swap((name,), between, needs):
-                    continue
-                if not _may_swap(between, (name,), needs):
-                    continue
-                moved = list(inners)
-                moved[index], moved[target] = rest, (*inners[target], name)
-                yield tuple(inner for inner in moved if inner)
-
-
-def _may_swap(first: Iterable[str], second: Iterable[str], needs: Mapping[str, set[str]]) -> bool:
-    """Whether nothing in `second` needs anything in `first`."""
-    firsts = set(first)
-    return not any(needs[name] & firsts for name in second)
 
 
 def _by_depth(graph: CallGraph) -> list[str]:
