@@ -5,7 +5,8 @@ import dataclasses
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 
-from helium_jax.engine.loop import Loop, Outcome, event_of
+from helium_jax.engine.active import Outcome, event_of
+from helium_jax.engine.loop import Loop
 from helium_jax.engine.service import Service
 from helium_jax.engine.validation import validate_request, validate_worker
 from helium_jax.errors import HeliumError, RequestError

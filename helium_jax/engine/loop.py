@@ -13,17 +13,17 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from helium_jax.config import ResolvedEngineConfig
 from helium_jax.engine import transitions
+from helium_jax.engine.active import Active, Outcome
 from helium_jax.engine.batcher import decide
+from helium_jax.engine.counters import Counters
 from helium_jax.engine.packing import FROM_DEVICE, PackedSequence
 from helium_jax.engine.runner import Runner, StepResult, Ticket
-from helium_jax.engine.sampling_rows import pack_row
 from helium_jax.engine.sequence import Sequence, SequenceStatus, make_queues, new_sequence
 from helium_jax.engine.step_plan import Row, StepPlan
-from helium_jax.errors import CapacityError, HeliumError, InternalError
+from helium_jax.engine.validation import check_room
+from helium_jax.errors import HeliumError, InternalError
 from helium_jax.kvstore.store import Store, make_store
 from helium_jax.types import (
     EngineStatistics,
@@ -31,7 +31,6 @@ from helium_jax.types import (
     GenerateRequest,
     ModelInfo,
     PlannedUse,
-    TokenEvent,
     TokenLogprobs,
     WarmPrefix,
     WarmReceipt,
@@ -39,53 +38,8 @@ from helium_jax.types import (
 
 log = logging.getLogger(__name__)
 
-# What reaches whoever waits for a request.
-Outcome = TokenEvent | HeliumError
-
-
-def event_of(outcome: Outcome) -> TokenEvent:
-    """The event, or the error raised."""
-    if isinstance(outcome, HeliumError):
-        raise outcome
-    return outcome
-
-
 # A device that fails this many steps in a row will not recover by trying again.
 MAX_FAILURES_IN_A_ROW = 3
-
-
-@dataclass(slots=True, eq=False)
-class _Active:
-    """What the loop keeps of an unfinished request beside its sequence.
-
-    Attributes:
-        sequence: the batcher's record.
-        seed: resolved; the same after a preemption.
-        row: packed sampling parameters for its present slot; None while it waits.
-        is_reported: some tokens were handed out, and the prompt's usage with them.
-        warmed: answered when a warm sequence ends; None for requests.
-        pin: whether to pin what was warmed.
-        pin_value: what that pin is worth.
-    """
-
-    sequence: Sequence
-    seed: int
-    row: np.ndarray | None = None
-    is_reported: bool = False
-    warmed: Future[WarmReceipt] | None = None
-    pin: bool = False
-    pin_value: float = 0.0
-
-
-@dataclass(slots=True)
-class _Counters:
-    num_steps: int = 0
-    num_prefill_tokens: int = 0
-    num_decode_tokens: int = 0
-    num_padded_tokens: int = 0
-    num_preemptions: int = 0
-    host_seconds: float = 0.0
-    device_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +74,12 @@ class Loop:
         self._clock = clock
         self._store = self._make_store()
         self._queues = make_queues(config)
-        self._active: dict[str, _Active] = {}
+        self._active: dict[str, Active] = {}
         self._in_flight: deque[_InFlight] = deque()
         self._outcomes: list[tuple[str, Outcome]] = []
         self._num_arrivals = 0
-        self._num_waiting_tokens = 0
         self._num_failures_in_a_row = 0
-        self._counters = _Counters()
+        self._counters = Counters()
         self._random = random.Random(
             config.seed if config.seed is not None else secrets.randbits(64)
         )
@@ -155,7 +108,7 @@ class Loop:
         """
         active = self._enqueue(request, is_warm=False)
         # Packed here too, so that what cannot be packed is refused now and not inside a step.
-        self._pack_row(active, slot=0)
+        active.pack_row(slot=0, eos_token_ids=self.info.eos_token_ids)
 
     def warm(self, prefix: WarmPrefix, request_id: str) -> Future[WarmReceipt]:
         """Computes a prefix's full blocks unless they are resident, and pins them if asked.
@@ -168,6 +121,7 @@ class Loop:
         )
         active = self._enqueue(request, is_warm=True)
         active.warmed = Future()
+        active.warmed.set_running_or_notify_cancel()  # only `cancel` ends it early
         active.pin = prefix.pin
         active.pin_value = prefix.value
         if active.sequence.is_warmed:  # shorter than a block: nothing to do
@@ -210,8 +164,7 @@ class Loop:
             raise
         except Exception as error:
             self._fail_step(error)
-        self._counters.device_seconds += waited
-        self._counters.host_seconds += self._clock() - started - waited
+        self._counters.waited(device_seconds=waited, all_seconds=self._clock() - started)
 
     def take_outcomes(self) -> list[tuple[str, Outcome]]:
         """What happened to requests since the last call, oldest first."""
@@ -220,19 +173,10 @@ class Loop:
 
     def statistics(self) -> EngineStatistics:
         """Load and counters now."""
-        counters = self._counters
-        return EngineStatistics(
+        return self._counters.statistics(
             num_waiting=len(self._queues.waiting),
             num_running=len(self._queues.running),
-            num_steps=counters.num_steps,
-            num_prefill_tokens=counters.num_prefill_tokens,
-            num_decode_tokens=counters.num_decode_tokens,
-            num_padded_tokens=counters.num_padded_tokens,
-            num_preemptions=counters.num_preemptions,
             num_compiles_after_warmup=self._runner.num_compiles_after_warmup,
-            host_seconds=counters.host_seconds,
-            device_seconds=counters.device_seconds,
-            last_step_age_seconds=0.0,
             cache=self._store.snapshot(),
         )
 
@@ -251,33 +195,20 @@ class Loop:
             self._fail(active, error)
         self._runner.close()
 
-    def _enqueue(self, request: GenerateRequest, *, is_warm: bool) -> _Active:
-        config = self._config
+    def _enqueue(self, request: GenerateRequest, *, is_warm: bool) -> Active:
         if request.request_id in self._active:
             raise InternalError(f"request id {request.request_id!r} is in use")
-        num_waiting = len(self._queues.waiting)
-        num_tokens = len(request.token_ids)
-        if num_waiting >= config.max_waiting_requests:
-            raise CapacityError(
-                f"{num_waiting} requests are waiting, the most this engine queues "
-                f"(max_waiting_requests={config.max_waiting_requests}); try again later"
-            )
-        if self._num_waiting_tokens + num_tokens > config.max_waiting_tokens:
-            raise CapacityError(
-                f"{self._num_waiting_tokens} prompt tokens are waiting and {num_tokens} more "
-                f"exceed max_waiting_tokens={config.max_waiting_tokens}; try again later"
-            )
+        check_room(request, self._queues, self._config)
         sequence = new_sequence(
             request,
             arrival=self._num_arrivals,
             store=self._store,
-            config=config,
+            config=self._config,
             is_warm=is_warm,
         )
         self._num_arrivals += 1
-        self._num_waiting_tokens += num_tokens
         seed = request.sampling.seed
-        active = _Active(sequence, self._random.getrandbits(63) if seed is None else seed)
+        active = Active(sequence, self._random.getrandbits(63) if seed is None else seed)
         self._active[request.request_id] = active
         transitions.submit(sequence, self._queues)
         return active
@@ -286,6 +217,7 @@ class Loop:
         """Plans the next step and hands it to the device; False when there is nothing to run."""
         plan = decide(self._queues, self._store, self._config)
         transitions.apply(plan, self._queues, self._store)
+        self._counters.planned(plan)
         self._note_moves(plan)
         if not plan.rows:
             return False
@@ -296,14 +228,8 @@ class Loop:
         )
         ticket = self._runner.run(packed, wants_logprobs=wants_logprobs)
         self._in_flight.append(_InFlight(ticket, sampling))
-        counters = self._counters
-        counters.num_steps += 1
-        counters.num_padded_tokens += ticket.num_padded
+        self._counters.dispatched(plan, num_padded=ticket.num_padded)
         for row in plan.rows:
-            # Computed prompt tokens, those computed again after a preemption included.
-            counters.num_prefill_tokens += max(
-                min(row.start + row.num_tokens, row.sequence.num_prompt) - row.start, 0
-            )
             if row.sequence.is_warmed:
                 self._finish(self._active[row.sequence.request.request_id], FinishReason.LENGTH)
         return True
@@ -313,27 +239,14 @@ class Loop:
         for sequence in (*plan.preemptions, *plan.displacements):
             active = self._active[sequence.request.request_id]
             active.row = None
-            self._counters.num_preemptions += 1
-            self._num_waiting_tokens += sequence.num_prompt
             log.info("request %s preempted", sequence.request.request_id)
         for sequence, *_ in plan.admissions:
             active = self._active[sequence.request.request_id]
-            self._num_waiting_tokens -= len(sequence.request.token_ids)
             assert sequence.slot is not None, "an admitted sequence has a slot"
-            active.row = self._pack_row(active, slot=sequence.slot)
+            active.row = active.pack_row(slot=sequence.slot, eos_token_ids=self.info.eos_token_ids)
             self._runner.fill_slot(sequence.slot, sequence.request.sampling, sequence.token_ids)
             if sequence.is_warmed:  # everything was resident
                 self._finish(active, FinishReason.LENGTH)
-
-    def _pack_row(self, active: _Active, *, slot: int) -> np.ndarray:
-        sequence = active.sequence
-        return pack_row(
-            sequence.request.sampling,
-            seed=active.seed,
-            prompt_len=sequence.num_prompt,
-            slot=slot,
-            eos_token_ids=self.info.eos_token_ids,
-        )
 
     def _pack(self, row: Row) -> PackedSequence:
         sequence, start, num_tokens, samples = row
@@ -380,75 +293,41 @@ class Loop:
             return
         transitions.accept(sequence, token_id, self._store)
         self._counters.num_decode_tokens += 1
-        logprobs = _logprobs(result, index, sequence.request.sampling.logprobs)
-        if (reason := self._finish_reason(sequence, token_id)) is not None:
+        logprobs = result.logprobs_of(index, sequence.request.sampling.logprobs)
+        reason = active.finish_reason(token_id, self.info.eos_token_ids)
+        if reason is None:
+            self._outcomes.append((active.request_id, active.token_event(token_id, logprobs)))
+        else:
             self._finish(active, reason, (token_id,), logprobs)
-            return
-        event = TokenEvent(
-            request_id=sequence.request.request_id,
-            token_ids=(token_id,),
-            logprobs=logprobs,
-            usage=None if active.is_reported else sequence.usage(),
-        )
-        active.is_reported = True
-        self._outcomes.append((event.request_id, event))
-
-    def _finish_reason(self, sequence: Sequence, token_id: int) -> FinishReason | None:
-        sampling = sequence.request.sampling
-        if token_id in sampling.stop_token_ids or (
-            token_id in self.info.eos_token_ids and not sampling.ignore_eos
-        ):
-            return FinishReason.STOP
-        return FinishReason.LENGTH if sequence.is_at_limit else None
 
     def _finish(
         self,
-        active: _Active,
+        active: Active,
         reason: FinishReason,
         token_ids: tuple[int, ...] = (),
         logprobs: tuple[TokenLogprobs, ...] = (),
     ) -> None:
         """Ends a request: frees its pages, says so to whoever waits for it."""
-        sequence = active.sequence
-        request_id = sequence.request.request_id
         self._leave(active)
         if active.warmed is not None:
-            active.warmed.set_result(self._receipt(active))
-            return
-        event = TokenEvent(
-            request_id=request_id,
-            token_ids=token_ids,
-            logprobs=logprobs,
-            finish_reason=reason,
-            usage=sequence.usage(),
-        )
-        self._outcomes.append((request_id, event))
+            active.pin &= reason is not FinishReason.CANCELLED  # nobody would give it back
+            active.warmed.set_result(active.receipt(self._store))
+        else:
+            event = active.last_event(reason, token_ids, logprobs)
+            self._outcomes.append((active.request_id, event))
 
-    def _receipt(self, active: _Active) -> WarmReceipt:
-        """What a finished warm sequence left in the store; pins it when that was asked."""
-        sequence = active.sequence
-        resident = len(self._store.match(sequence.table, len(sequence.table.keys)))
-        pinned = self._store.pin(sequence.table, value=active.pin_value) if active.pin else None
-        return WarmReceipt(
-            resident=resident * self._config.page_size,
-            computed=sequence.most_computed - (sequence.kv_cached or 0),
-            pin_id=pinned.pin_id if pinned is not None else None,
-        )
-
-    def _fail(self, active: _Active, error: HeliumError, *, is_damaged: bool = False) -> None:
+    def _fail(self, active: Active, error: HeliumError, *, is_damaged: bool = False) -> None:
         """Ends a request with an error; nobody reads its KV again if that may be damaged."""
         self._leave(active, is_damaged=is_damaged)
         if active.warmed is not None:
             active.warmed.set_exception(error)
         else:
-            self._outcomes.append((active.sequence.request.request_id, error))
+            self._outcomes.append((active.request_id, error))
 
-    def _leave(self, active: _Active, *, is_damaged: bool = False) -> None:
+    def _leave(self, active: Active, *, is_damaged: bool = False) -> None:
         sequence = active.sequence
-        if sequence.status is SequenceStatus.WAITING:
-            self._num_waiting_tokens -= len(sequence.request.token_ids)
         transitions.retire(sequence, self._queues, self._store, is_damaged=is_damaged)
-        del self._active[sequence.request.request_id]
+        del self._active[active.request_id]
 
     def _fail_step(self, error: Exception) -> None:
         """A step failed: its inputs are gone with it, so everything that had pages fails."""
@@ -467,11 +346,11 @@ class Loop:
             ) from error
         # What waits holds no pages, but its keys were made with the old store's secret.
         self._runner.reset()
-        self._store = self._make_store()
+        self._store = self._make_store(first_pin_id=self._store.next_pin_id)
         for active in list(self._active.values()):
             self._requeue(active)
 
-    def _requeue(self, active: _Active) -> None:
+    def _requeue(self, active: Active) -> None:
         """Gives a waiting sequence a table of the new store."""
         sequence = active.sequence
         request = sequence.request
@@ -479,19 +358,10 @@ class Loop:
         self._store.extend_keys(table, sequence.token_ids)
         sequence.table = table
 
-    def _make_store(self) -> Store:
+    def _make_store(self, *, first_pin_id: int = 1) -> Store:
         return make_store(
-            self._config, model_version=self.info.version, secret=secrets.token_bytes(32)
+            self._config,
+            model_version=self.info.version,
+            secret=secrets.token_bytes(32),
+            first_pin_id=first_pin_id,
         )
-
-
-def _logprobs(result: StepResult, index: int, wanted: int | None) -> tuple[TokenLogprobs, ...]:
-    if wanted is None or result.logprobs is None:
-        return ()
-    assert result.top_ids is not None, "comes with logprobs"
-    assert result.top_logprobs is not None, "comes with logprobs"
-    ids = result.top_ids[index, :wanted].tolist()
-    values = result.top_logprobs[index, :wanted].tolist()
-    # A vocabulary smaller than the capacity leaves -inf behind its last token.
-    top = tuple((i, v) for i, v in zip(ids, values, strict=True) if v != float("-inf"))
-    return (TokenLogprobs(logprob=float(result.logprobs[index]), top=top),)

@@ -26,7 +26,7 @@ from helium_jax.engine.step import resample, run_step
 from helium_jax.kernels.pages import KVPages, allocate_pages
 from helium_jax.models.config import ModelConfig
 from helium_jax.models.params import Params
-from helium_jax.types import SamplingParams
+from helium_jax.types import SamplingParams, TokenLogprobs
 
 # Called with the programs compiled so far, the programs in all, and the last one's name.
 Progress = Callable[[int, int, str], None]
@@ -75,6 +75,18 @@ class StepResult:
     logprobs: np.ndarray | None = None
     top_ids: np.ndarray | None = None
     top_logprobs: np.ndarray | None = None
+
+    def logprobs_of(self, index: int, num_top: int | None) -> tuple[TokenLogprobs, ...]:
+        """What a row that asked for `num_top` alternatives gets; None asked for nothing."""
+        if num_top is None or self.logprobs is None:
+            return ()
+        assert self.top_ids is not None, "comes with logprobs"
+        assert self.top_logprobs is not None, "comes with logprobs"
+        ids = self.top_ids[index, :num_top].tolist()
+        values = self.top_logprobs[index, :num_top].tolist()
+        # A vocabulary smaller than the capacity leaves -inf behind its last token.
+        top = tuple((i, v) for i, v in zip(ids, values, strict=True) if v != float("-inf"))
+        return (TokenLogprobs(logprob=float(self.logprobs[index]), top=top),)
 
 
 class Runner:

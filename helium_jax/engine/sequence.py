@@ -169,16 +169,20 @@ class Queues:
         waiting: in order of service.
         running: those with pages and a slot, in prefix order.
         free_slots: rows of the token buffer that nobody has.
+        num_waiting_tokens: prompt tokens of the waiting ones.
     """
 
     waiting: list[Sequence] = field(default_factory=list)
     running: list[Sequence] = field(default_factory=list)
     free_slots: list[int]
+    num_waiting_tokens: int = 0
 
     def add_waiting(self, sequence: Sequence) -> None:
+        self.num_waiting_tokens += sequence.num_prompt
         insort(self.waiting, sequence, key=rank_of)
 
     def remove_waiting(self, sequence: Sequence) -> None:
+        self.num_waiting_tokens -= sequence.num_prompt
         del self.waiting[bisect_left(self.waiting, rank_of(sequence), key=rank_of)]
 
     def add_running(self, sequence: Sequence) -> None:

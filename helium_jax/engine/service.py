@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
-from helium_jax.engine.loop import Loop, Outcome
+from helium_jax.engine.active import Outcome
+from helium_jax.engine.loop import Loop
 from helium_jax.errors import CapacityError, HeliumError, InternalError
 from helium_jax.types import EngineStatistics, GenerateRequest
 

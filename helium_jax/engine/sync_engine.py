@@ -3,7 +3,8 @@
 import queue
 from collections.abc import Callable, Iterator, Sequence
 
-from helium_jax.engine.loop import Loop, Outcome, event_of
+from helium_jax.engine.active import Outcome, event_of
+from helium_jax.engine.loop import Loop
 from helium_jax.engine.service import Service
 from helium_jax.engine.validation import validate_request
 from helium_jax.errors import RequestError

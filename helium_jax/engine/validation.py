@@ -2,7 +2,9 @@
 
 import math
 
-from helium_jax.errors import RequestError
+from helium_jax.config import ResolvedEngineConfig
+from helium_jax.engine.sequence import Queues
+from helium_jax.errors import CapacityError, RequestError
 from helium_jax.types import GenerateRequest, ModelInfo, SamplingParams
 
 MAX_LOGPROBS = 20
@@ -55,6 +57,26 @@ def validate_request(request: GenerateRequest, info: ModelInfo, *, pool_tokens: 
             f"{pool_tokens}; shorten the request, or serve with a larger --kv-memory",
             code="context_length_exceeded",
             param="prompt",
+        )
+
+
+def check_room(request: GenerateRequest, queues: Queues, config: ResolvedEngineConfig) -> None:
+    """Refuses a request that would make the queue too long.
+
+    Raises:
+        CapacityError: names the limit.
+    """
+    num_waiting = len(queues.waiting)
+    if num_waiting >= config.max_waiting_requests:
+        raise CapacityError(
+            f"{num_waiting} requests are waiting, the most this engine queues "
+            f"(max_waiting_requests={config.max_waiting_requests}); try again later"
+        )
+    num_tokens = len(request.token_ids)
+    if queues.num_waiting_tokens + num_tokens > config.max_waiting_tokens:
+        raise CapacityError(
+            f"{queues.num_waiting_tokens} prompt tokens are waiting and {num_tokens} more "
+            f"exceed max_waiting_tokens={config.max_waiting_tokens}; try again later"
         )
 
 

@@ -21,18 +21,23 @@ class Pin:
 
 
 class Pins:
-    """All pins of a store by id. Counts nothing of the pool: `Store` does what they ask for."""
+    """All pins of a store by id. Counts nothing of the pool: `Store` does what they ask for.
 
-    __slots__ = ("_next_id", "_pins")
+    Attributes:
+        next_id: of the next pin.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_first_id", "_pins", "next_id")
+
+    def __init__(self, first_id: int = 1) -> None:
         self._pins: dict[int, Pin] = {}
-        self._next_id = 1
+        self._first_id = first_id
+        self.next_id = first_id
 
     def add(self, blocks: list[Block], value: float) -> int:
         """Notes a pin; returns its id."""
-        pin_id = self._next_id
-        self._next_id += 1
+        pin_id = self.next_id
+        self.next_id += 1
         self._pins[pin_id] = Pin(value=value, blocks=blocks)
         return pin_id
 
@@ -42,6 +47,8 @@ class Pins:
         Raises:
             RequestError: there is no such pin.
         """
+        if 0 < pin_id < self._first_id:
+            return []
         pin = self._pins.pop(pin_id, None)
         if pin is None:
             raise RequestError(

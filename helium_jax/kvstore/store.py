@@ -53,6 +53,7 @@ class Store:
         policy: eviction order; defaults to plan-aware, then least recently used.
         num_remembered: evicted digests remembered to count regret; defaults to four pools' worth.
         recorder: is told of every use, for a trace.
+        first_pin_id: ids below it were pins of the store before this one: all surrendered.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Store:
         policy: EvictionPolicy | None = None,
         num_remembered: int | None = None,
         recorder: Recorder | None = None,
+        first_pin_id: int = 1,
     ) -> None:
         self.page_size = page_size
         self.num_pages = num_pages
@@ -80,7 +82,7 @@ class Store:
         self._hints = Hints(self._policy, num_pages)
         self._tables: set[PageTable] = set()
         self._recorder = recorder
-        self._pins = Pins()
+        self._pins = Pins(first_pin_id)
         self._clock = 0
         self._num_cached = 0
         self._num_pinned = 0
@@ -100,6 +102,11 @@ class Store:
     def num_surrenderable(self) -> int:
         """Pages that `append` can hand out beyond that, by giving pins up."""
         return self._num_idle_pinned
+
+    @property
+    def next_pin_id(self) -> int:
+        """Larger than any pin id so far."""
+        return self._pins.next_id
 
     def open_table(self, *, salt: str = "", next_use: int | None = None) -> PageTable:
         """A table without pages; it costs nothing until `attach` or `append`."""
@@ -396,7 +403,9 @@ class Store:
             raise InternalError(f"the KV store is inconsistent: {problem}")
 
 
-def make_store(config: ResolvedEngineConfig, *, model_version: str, secret: bytes) -> Store:
+def make_store(
+    config: ResolvedEngineConfig, *, model_version: str, secret: bytes, first_pin_id: int = 1
+) -> Store:
     """The store of an engine."""
     return Store(
         page_size=config.page_size,
@@ -405,4 +414,5 @@ def make_store(config: ResolvedEngineConfig, *, model_version: str, secret: byte
         model_version=model_version,
         secret=secret[: 2 * DIGEST_BYTES],
         prefix_caching=config.prefix_caching,
+        first_pin_id=first_pin_id,
     )

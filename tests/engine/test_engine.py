@@ -357,6 +357,38 @@ async def test_a_warmed_and_pinned_prefix_survives_other_load(make_loop):
         assert engine.statistics()[0].cache.num_free == 16
 
 
+async def test_a_warming_that_is_cancelled_pins_nothing_and_harms_nobody(make_loop):
+    async with AsyncEngine(make_loop()) as engine:
+        warming = asyncio.create_task(
+            engine.warm(WarmPrefix(token_ids=tuple(range(1, 80)), pin=True))
+        )
+        while engine.statistics()[0].num_steps == 0:
+            await asyncio.sleep(0)
+        warming.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await warming
+        await collect(engine, make_request("a", (1, 2, 3), max_tokens=2))
+        statistics = engine.statistics()[0]
+        assert (statistics.cache.num_pinned, statistics.cache.num_used) == (0, 0)
+
+
+def test_pins_of_a_store_that_was_lost_can_be_given_back(make_loop, caplog):
+    loop = make_loop()()
+    receipt = loop.warm(WarmPrefix(token_ids=tuple(range(1, 33)), pin=True), "warm")
+    while loop.has_work:
+        loop.step()
+    pin_id = receipt.result().pin_id
+    loop.submit(make_request("a", (1, 2), max_tokens=3))
+    loop._runner.collect = lambda ticket: 1 / 0
+    loop.step()
+    again = loop.warm(WarmPrefix(token_ids=(1, 2)), "again")
+    loop.unpin(pin_id)
+    assert again.done()
+    assert loop.statistics().cache.num_pinned == 0
+    with pytest.raises(RequestError, match="not pinned"):
+        loop.unpin(pin_id + 1)
+
+
 async def test_different_salts_share_nothing(make_loop):
     async with AsyncEngine(make_loop()) as engine:
         request = make_request("a", range(1, 60), max_tokens=2)
