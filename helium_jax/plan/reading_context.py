@@ -21,7 +21,7 @@ class Reading:
         depth: bodies and sub-plans around what is read.
         num_ops: read so far, in all plans of the document.
         unread: names that exist although they could not be read.
-        paths: the author's path for the canonical path of an operator or field.
+        paths: other paths for the beginnings of some; see `author_path`.
         aliases: what `sub` and `sub/output` of sub-plans stand for.
     """
 
@@ -51,8 +51,14 @@ class Reading:
 
 
 def author_path(path: str, paths: Mapping[str, str]) -> str:
-    """The author's path for a canonical one: the longest beginning that is in `paths` changes."""
-    for end in range(len(path), 0, -1):
-        if (end == len(path) or path[end] in ".[") and path[:end] in paths:
-            return paths[path[:end]] + path[end:]
+    """The author's path for a canonical one: the longest beginning that is in `paths` changes.
+
+    What an operator of a sub-plan is called may change first, and then its field.
+    """
+    for _ in range(MAX_NESTING + 2):
+        ends = (end for end in range(len(path), 0, -1) if end == len(path) or path[end] in ".[")
+        end = next((end for end in ends if path[:end] in paths), None)
+        if end is None:
+            break
+        path = paths[path[:end]] + path[end:]
     return path

@@ -13,7 +13,7 @@ from typing import Any
 from helium_jax.plan.control import Loop, Op, bodies, body_fields, bound_names, walk
 from helium_jax.plan.fields import check_fields, read_mapping, read_reference
 from helium_jax.plan.nodes import Const, Input, Output, Param, Value
-from helium_jax.plan.reading_context import ANY_NAME, Reading, author_path
+from helium_jax.plan.reading_context import ANY_NAME, Reading
 from helium_jax.plan.references import map_bodies, own_references, rename_all
 from helium_jax.plan.spec import param_fault
 from helium_jax.plan.template import Slot, TemplateSyntaxError, is_path, parse_template
@@ -129,6 +129,7 @@ def _bind_params(
         fault = "is missing and has no default" if value is None else param_fault(param, value)
         if fault is not None:
             found.add(where, fault)
+            value = {"int": 0, "float": 0.0, "bool": False}.get(param.type, "")
         values[name] = value if isinstance(value, str | int | float) else ""
     return values, passed
 
@@ -187,18 +188,10 @@ def _note_paths(
     old: tuple[Op, ...], new: tuple[Op, ...], path: str, inner: Reading, reading: Reading
 ) -> None:
     """Faults of the flat plan are reported where the author wrote what they are about."""
-    canonical = dict(zip(_paths(old, "plan.ops"), _paths(new, "plan.ops"), strict=True))
     scope = path[: path.rindex(".")]  # of the operator of type plan
-    for before, after in canonical.items():
-        flat = scope + after.removeprefix("plan.ops")
-        author = author_path(before, inner.paths)
-        reading.paths[flat] = f"{path}.plan{author.removeprefix('plan')}"
-    for field_path in inner.paths:
-        owner = max((p for p in canonical if field_path.startswith(f"{p}.")), key=len, default=None)
-        if owner is not None:
-            flat = scope + canonical[owner].removeprefix("plan.ops") + field_path[len(owner) :]
-            author = inner.paths[field_path]
-            reading.paths[flat] = f"{path}.plan{author.removeprefix('plan')}"
+    reading.paths |= inner.paths
+    for written, flat in zip(_paths(old, f"{path}.plan.ops"), _paths(new, scope), strict=True):
+        reading.paths[flat] = written
 
 
 def _paths(ops: tuple[Op, ...], path: str) -> list[str]:
@@ -226,6 +219,7 @@ def _note_outputs(
         if output.name in known and output.name != output.source:
             message = "is also the name of another node of the sub-plan; rename one"
             reading.found.add(where, message, "duplicate_name")
+            continue
         reading.aliases[f"{name}/{output.name}"] = names.get(output.source, output.source)
     if len(parts.outputs) == 1:
         reading.aliases[name] = f"{name}/{parts.outputs[0].name}"
