@@ -30,6 +30,7 @@ from helium_jax.executor.events import (
     FunctionFailed,
     FunctionReturned,
     Instruction,
+    OpCompleted,
     Progress,
     Report,
     RunStarted,
@@ -39,6 +40,7 @@ from helium_jax.executor.events import (
 )
 from helium_jax.executor.options import RunOptions
 from helium_jax.executor.output_cache import CachedOutput
+from helium_jax.executor.precompute import Warmer
 from helium_jax.executor.resources import Resources
 from helium_jax.executor.spans import SpanBook
 from helium_jax.executor.state import RunState
@@ -80,6 +82,8 @@ class Driver:
     clock: Callable[[], float]
     sleep: Callable[[float], Awaitable[object]]
     started: float
+    warmer: Warmer | None = None
+    precompute_seconds: float = 0.0
     spans: SpanBook = field(default_factory=SpanBook)
     num_events: int = 0
     num_requests: int = 0
@@ -97,13 +101,18 @@ class Driver:
         if cancel is not None:
             self._start("cancel", 0, self._tell_when_set(cancel))
         try:
-            self._carry_out(self.state.handle(RunStarted()))
+            if self.warmer is None:
+                self.inbox.put_nowait(RunStarted())
+            else:
+                self._start("warm", 0, self._warm(self.warmer))
             while self.state.status is None:
                 event = await self.inbox.get()
                 self._note(event)
                 self._carry_out(self.state.handle(event))
         finally:
             await _stop(self.all_tasks)
+            if self.warmer is not None:
+                await self.warmer.close()
             if self.functions is not None:
                 # One that hangs keeps its thread until it returns; nobody waits for it here.
                 self.functions.shutdown(wait=False, cancel_futures=True)
@@ -154,6 +163,9 @@ class Driver:
                 pass
 
     def _report(self, progress: Progress) -> None:
+        if self.warmer is not None and isinstance(progress, OpCompleted):
+            name = progress.statistics.operator
+            self._start(f"unpin-{name}", 0, self.warmer.complete(name))
         if self.on_event is not None:
             event = RunEvent(
                 run_id=self.run_id,
@@ -189,6 +201,12 @@ class Driver:
     async def _tell_when_set(self, cancel: asyncio.Event) -> None:
         await cancel.wait()
         self.inbox.put_nowait(CancelRequested())
+
+    async def _warm(self, warmer: Warmer) -> None:
+        """Computes static prefixes; then the run begins."""
+        await warmer.warm()
+        self.precompute_seconds = self.now
+        self.inbox.put_nowait(RunStarted())
 
     async def _foresee(self) -> None:
         """Passes news of prefixes on, one after the other; without them runs are only slower."""

@@ -118,6 +118,7 @@ class RunState:
         )
         self._roots: dict[int, Frame] = {}  # of rows that are open
         self._outputs: dict[int, Mapping[str, str | None]] = {}  # of rows that are over
+        self._has_started = False
         self._next_row = 0
         self._errors: dict[int, list[RowError]] = {}
         self._unwanted_rows: set[int] = set()
@@ -132,14 +133,15 @@ class RunState:
         """
         if self.status is None:
             self._take(event)
-            self._advance()
+            if self._has_started:
+                self._advance()
         out, self._out = self._out, []
         return out
 
     def _take(self, event: Event) -> None:
         match event:
             case RunStarted():
-                pass
+                self._has_started = True
             case CallEncoded(call_id=call_id, token_ids=token_ids):
                 self._calls.on_encoded(call_id, token_ids)
             case CallProgressed(call_id=call_id, num_tokens=num_tokens):

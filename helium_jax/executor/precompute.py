@@ -1,0 +1,144 @@
+"""Static prefixes whose KV is computed before a run's first call, and pinned while it is needed."""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from helium_jax.errors import HeliumError
+from helium_jax.physical import PhysicalPlan
+from helium_jax.schedule.building import PlannedCalls
+from helium_jax.types import Generator, WarmPrefix
+
+log = logging.getLogger(__name__)
+
+MIN_USES = 2.0  # once is no reuse: the first call computes the prefix as well as we do
+MIN_SAVED_TOKENS = 64.0  # below it, a request of its own costs more than it gives
+MAX_KV_SHARE = 0.25  # of a worker's store, so that pins leave room for what runs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StaticPrefix:
+    """A prompt's beginning that all rows of some operators share.
+
+    Attributes:
+        token_ids: whole pages of it.
+        operators: whose prompts begin with it.
+        uses: expected calls of these.
+    """
+
+    token_ids: tuple[int, ...]
+    operators: tuple[str, ...]
+    uses: float
+
+    @property
+    def saved_tokens(self) -> float:
+        """Prompt tokens that are not computed because it is resident."""
+        return (self.uses - 1.0) * len(self.token_ids)
+
+
+def worth_warming(prefix: StaticPrefix) -> bool:
+    """Whether computing a prefix ahead pays: enough uses, and enough tokens saved by them."""
+    return prefix.uses >= MIN_USES and prefix.saved_tokens >= MIN_SAVED_TOKENS
+
+
+def static_prefixes(
+    physical: PhysicalPlan, calls: PlannedCalls, *, page_size: int
+) -> tuple[StaticPrefix, ...]:
+    """The static prefixes of a plan's calls in whole pages, the one that saves most first.
+
+    Calls whose KV is not shared are left out.
+    """
+    operators: dict[tuple[int, ...], list[str]] = {}
+    for call in physical.calls:
+        ids = calls.tree.static_prefix(call.name)
+        pages = tuple(ids[: len(ids) // page_size * page_size])
+        if pages and call.settings.cache.kv:
+            operators.setdefault(pages, []).append(call.name)
+    graph = calls.graph
+    found = [
+        StaticPrefix(
+            token_ids=pages,
+            operators=tuple(names),
+            uses=sum(graph.by_name[name].repeats * graph.num_rows for name in names),
+        )
+        for pages, names in operators.items()
+    ]
+    return tuple(sorted(found, key=lambda prefix: -prefix.saved_tokens))
+
+
+def choose_prefixes(
+    prefixes: Iterable[StaticPrefix], *, kv_tokens: int
+) -> tuple[StaticPrefix, ...]:
+    """Those worth warming, the best first, as many as a share of the store takes."""
+    chosen: list[StaticPrefix] = []
+    left = MAX_KV_SHARE * kv_tokens
+    for prefix in prefixes:
+        if worth_warming(prefix) and len(prefix.token_ids) <= left:
+            chosen.append(prefix)
+            left -= len(prefix.token_ids)
+    return tuple(chosen)
+
+
+@dataclass(slots=True, kw_only=True)
+class Warmer:
+    """Warms and pins the chosen prefixes of one run, and gives the pins back.
+
+    Attributes:
+        computed: prompt tokens that were computed for it.
+    """
+
+    generator: Generator
+    prefixes: tuple[StaticPrefix, ...]
+    cache_salt: str
+    computed: int = 0
+    pins: dict[StaticPrefix, list[int]] = field(default_factory=dict)
+    done: set[str] = field(default_factory=set)
+
+    async def warm(self) -> None:
+        """Computes the prefixes on every worker; one that cannot be is only slower later."""
+        workers = range(self.generator.info.num_workers)
+        await asyncio.gather(
+            *(self._warm(prefix, worker) for prefix in self.prefixes for worker in workers)
+        )
+
+    async def complete(self, operator: str) -> None:
+        """An operator makes no further call: pins of which it was the last consumer go."""
+        self.done.add(operator)
+        for prefix, pin_ids in self.pins.items():
+            if self.done.issuperset(prefix.operators):
+                await self._unpin(pin_ids)
+
+    async def close(self) -> None:
+        """Gives all pins back."""
+        for pin_ids in self.pins.values():
+            await self._unpin(pin_ids)
+
+    async def _warm(self, prefix: StaticPrefix, worker: int) -> None:
+        try:
+            receipt = await self.generator.warm(
+                WarmPrefix(
+                    token_ids=prefix.token_ids,
+                    cache_salt=self.cache_salt,
+                    pin=True,
+                    value=prefix.saved_tokens,
+                    worker=worker,
+                )
+            )
+        except HeliumError as error:
+            log.warning("a static prefix was not computed ahead: %s", error)
+            return
+        self.computed += receipt.computed
+        if receipt.pin_id is not None:
+            self.pins.setdefault(prefix, []).append(receipt.pin_id)
+
+    async def _unpin(self, pin_ids: list[int]) -> None:
+        while pin_ids:
+            pin_id = pin_ids.pop()
+            try:
+                await self.generator.unpin(pin_id)
+            except asyncio.CancelledError:
+                pin_ids.append(pin_id)  # `close` will give it back
+                raise
+            except HeliumError as error:
+                log.warning("a pin was not given back: %s", error)
