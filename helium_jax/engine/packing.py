@@ -21,6 +21,7 @@ from helium_jax.engine.sampling_rows import SamplingRows, Variant
 from helium_jax.kernels.attention import (
     AttentionBatch,
     AttentionLayout,
+    Target,
     make_layout,
     pack_batch,
     unpack_batch,
@@ -108,8 +109,12 @@ def step_layout(
     page_size: int,
     num_pages: int,
     deterministic: bool,
+    target: Target | None = None,
 ) -> StepLayout:
-    """The layout of one token bucket: at most one sequence per row of its token axis."""
+    """The layout of one token bucket: at most one sequence per row of its token axis.
+
+    `target` is what will read the attention part, XLA when left out.
+    """
     num_seqs = min(num_tokens, max_num_seqs)
     return StepLayout(
         num_tokens=num_tokens,
@@ -122,6 +127,7 @@ def step_layout(
             page_size=page_size,
             num_pages=num_pages,
             deterministic=deterministic,
+            target=target,
         ),
     )
 

@@ -80,9 +80,14 @@ def attend_gpu(
     group = num_heads // kv_heads
     size = layout.page_size
     run = partial(
-        _run_items, pages=pages, layer=layer, tables=batch.page_tables, scale=scale,
-        window=window, soft_cap=soft_cap,
-    )  # fmt: skip
+        _run_items,
+        pages=pages,
+        layer=jnp.full(1, layer, jnp.int32),
+        tables=batch.page_tables,
+        scale=scale,
+        window=window,
+        soft_cap=soft_cap,
+    )
     by_head = q.reshape(num_tokens, kv_heads, group, head_size)
 
     seqs, starts, ends = batch.unit_items
@@ -190,13 +195,15 @@ class _Shape:
         return self.heads * self.tiles
 
 
+# The layer is an operand: all layers of a model trace, lower and compile one kernel.
+@partial(jax.jit, static_argnames=("scale", "window", "soft_cap", "shape"))
 def _run_items(
     tiles: jax.Array,
     work: jax.Array,
     workers: jax.Array,
     *,
     pages: KVPages,
-    layer: int,
+    layer: jax.Array,
     tables: jax.Array,
     scale: float,
     window: int | None,
@@ -226,7 +233,7 @@ def _run_items(
 
     kernel = gpu.kernel(
         partial(
-            _kernel, layer=layer, scale=scale, window=window, soft_cap=soft_cap, shape=shape,
+            _kernel, scale=scale, window=window, soft_cap=soft_cap, shape=shape,
             num_pages=pages.num_pages,
         ),
         out_type=(
@@ -257,11 +264,18 @@ def _run_items(
     )  # fmt: skip
     pool_shape = (-1, page_size, head_size)
     return kernel(
-        work, workers, tables, tiles, pages.k.reshape(pool_shape), pages.v.reshape(pool_shape)
+        layer,
+        work,
+        workers,
+        tables,
+        tiles,
+        pages.k.reshape(pool_shape),
+        pages.v.reshape(pool_shape),
     )
 
 
 def _kernel(
+    layer_ref: Any,  # [1] GMEM
     work_ref: Any,  # [items, 6] GMEM
     workers_ref: Any,  # [W + 1] GMEM
     tables_ref: Any,  # [S, C] GMEM
@@ -281,7 +295,6 @@ def _kernel(
     values_here: Any,
     stage_free: Any,
     cleaned: Any,
-    layer: int,
     num_pages: int,
     scale: float,
     window: int | None,
@@ -307,6 +320,8 @@ def _kernel(
     def _produce() -> None:
         gpu.set_max_registers(40, action="decrease")
 
+        first_page = layer_ref[0] * num_pages
+
         def fetch_item(item: Any, done: Any) -> Any:
             seq, start, end = work_ref[item, _SEQ], work_ref[item, _START], work_ref[item, _END]
 
@@ -323,7 +338,7 @@ def _kernel(
                     page = tables_ref[seq, jnp.minimum(start + i * step_pages + p, end - 1)]
                     rows_of_page = pl.ds(p * page_size, page_size)
                     for head in range(shape.heads):
-                        at = (layer * num_pages + page) * kv_heads + first_head + head
+                        at = (first_page + page) * kv_heads + first_head + head
                         gpu.copy_gmem_to_smem(
                             k_ref.at[at], keys_ref.at[stage, head, rows_of_page],
                             keys_here.at[stage],

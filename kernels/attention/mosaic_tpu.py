@@ -67,8 +67,8 @@ def attend_tpu(
     kv_heads = pages.num_kv_heads
     group = num_heads // kv_heads
     run = partial(
-        _run_items, pages=pages, layer=layer, batch=batch, scale=scale, window=window,
-        soft_cap=soft_cap,
+        _run_items, pages=pages, layer=jnp.int32(layer), tables=batch.page_tables, scale=scale,
+        window=window, soft_cap=soft_cap,
     )  # fmt: skip
     by_head = q.reshape(num_tokens, kv_heads, group, head_size)
 
@@ -140,13 +140,15 @@ def _block_work(batch: AttentionBatch, window: int | None) -> jax.Array:
     return work.astype(jnp.int32)
 
 
+# The layer is an operand: all layers of a model trace, lower and compile one kernel.
+@partial(jax.jit, static_argnames=("num_rows", "run_pages", "scale", "window", "soft_cap"))
 def _run_items(
     tiles: jax.Array,
     work: jax.Array,
     *,
     pages: KVPages,
-    layer: int,
-    batch: AttentionBatch,
+    layer: jax.Array,
+    tables: jax.Array,
     num_rows: int,
     run_pages: int,
     scale: float,
@@ -175,7 +177,6 @@ def _run_items(
 
     kernel = partial(
         _kernel,
-        layer=layer,
         num_rows=num_rows,
         scale=scale,
         window=window,
@@ -206,13 +207,13 @@ def _run_items(
             dimension_semantics=("arbitrary",), vmem_limit_bytes=_VMEM_BYTES
         ),
         name=f"paged_attention_{num_rows}",
-    )(work[:, order], count[None], batch.page_tables, tiles, pages.k)
+    )(work[:, order], jnp.stack([count, layer]), tables, tiles, pages.k)
     return out if is_cut else out[..., head_size:], lse[..., 0]
 
 
 def _kernel(
     work_ref: Any,  # [6, items] SMEM
-    count_ref: Any,  # [1] SMEM
+    count_ref: Any,  # [2] SMEM, items with work, and the layer
     tables_ref: Any,  # [S, C] SMEM
     q_ref: Any,  # [1, K, G * R, width] VMEM
     pool_ref: Any,  # [L, P, K, B, 2 H] HBM
@@ -225,7 +226,6 @@ def _kernel(
     peak_ref: Any,  # [K, G * R, 128] VMEM
     total_ref: Any,  # [K, G * R, 128] VMEM
     *,
-    layer: int,
     num_rows: int,
     scale: float,
     window: int | None,
@@ -236,7 +236,7 @@ def _kernel(
     _, run_pages, kv_heads, page_size, _ = kv_ref.shape
     tile_rows, width = acc_ref.shape[1:]
     run_keys = run_pages * page_size
-    item, count = pl.program_id(0), count_ref[0]
+    item, count, layer = pl.program_id(0), count_ref[0], count_ref[1]
     start, end = work_ref[_START, item], work_ref[_END, item]
     num_runs = (end - start + run_pages - 1) // run_pages
 

@@ -29,6 +29,14 @@ def write_rows(pages: KVPages, layer: int, k: jax.Array, v: jax.Array, slots: ja
         raise NotImplementedError(f"{pages.head_size=} is no whole number of 16-byte pieces")
     if pages.num_kv_heads > 256:
         raise NotImplementedError(f"{pages.num_kv_heads=} exceeds the 256 rows of a copy")
+    return _write(pages, jnp.full(1, layer, jnp.int32), k, v, slots)
+
+
+@jax.jit  # the layer is an operand: all layers trace, lower and compile one kernel
+def _write(
+    pages: KVPages, layer: jax.Array, k: jax.Array, v: jax.Array, slots: jax.Array
+) -> KVPages:
+    """See `write_rows`."""
     assert pages.v is not None
     num_tokens, kv_heads, head_size = k.shape
     missing = -num_tokens % _TOKENS
@@ -36,7 +44,7 @@ def write_rows(pages: KVPages, layer: int, k: jax.Array, v: jax.Array, slots: ja
     k, v = (jnp.pad(x.astype(pages.dtype), ((0, missing), (0, 0), (0, 0))) for x in (k, v))
 
     kernel = gpu.kernel(
-        _make_kernel(layer, pages.num_pages, pages.page_size),
+        _make_kernel(pages.num_pages, pages.page_size),
         out_type=(),
         scratch_types=dict(
             rows_smem=gpu.SMEM((_TOKENS, 2, kv_heads, 1, head_size), pages.k.dtype),
@@ -47,7 +55,7 @@ def write_rows(pages: KVPages, layer: int, k: jax.Array, v: jax.Array, slots: ja
     )
     pool_shape = (pages.num_layers * pages.num_pages, kv_heads, pages.page_size, head_size)
     k_pool, v_pool = (jax.new_ref(pool.reshape(pool_shape)) for pool in (pages.k, pages.v))
-    kernel(slots, k[:, :, None], v[:, :, None], k_pool, v_pool)
+    kernel(layer, slots, k[:, :, None], v[:, :, None], k_pool, v_pool)
     return dataclasses.replace(
         pages,
         k=jax.freeze(k_pool).reshape(pages.k.shape),
@@ -55,8 +63,9 @@ def write_rows(pages: KVPages, layer: int, k: jax.Array, v: jax.Array, slots: ja
     )
 
 
-def _make_kernel(layer: int, num_pages: int, page_size: int) -> Any:
+def _make_kernel(num_pages: int, page_size: int) -> Any:
     def kernel(
+        layer_ref: Any,  # [1] GMEM
         slots_ref: Any,  # [T] GMEM
         k_ref: Any,  # [T, K, 1, H] GMEM
         v_ref: Any,  # [T, K, 1, H] GMEM
@@ -77,7 +86,7 @@ def _make_kernel(layer: int, num_pages: int, page_size: int) -> Any:
             @pl.when((slot >= 0) & (slot < num_pages * page_size))
             def _(i: int = i, slot: Any = slot) -> None:
                 at = (
-                    layer * num_pages + slot // page_size,
+                    layer_ref[0] * num_pages + slot // page_size,
                     slice(None),
                     pl.ds(jax.lax.rem(slot, page_size), 1),
                 )

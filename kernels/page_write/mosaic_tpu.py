@@ -26,9 +26,19 @@ def write_tiles(
     """
     if pages.order != "joined" or pages.k.dtype != pages.dtype:
         raise NotImplementedError(f"pages in the order {pages.order!r} stored as {pages.k.dtype}")
-    rows = 8 if pages.k.dtype.itemsize == 4 else 16
-    if pages.page_size % rows:
-        raise NotImplementedError(f"{pages.page_size=} is no multiple of {rows=} of a tile")
+    if pages.page_size % _tile_rows(pages):
+        raise NotImplementedError(
+            f"{pages.page_size=} is no multiple of a tile's {_tile_rows(pages)} rows"
+        )
+    return dataclasses.replace(pages, k=_write(pages, jnp.full(1, layer, jnp.int32), k, v, slots))
+
+
+@jax.jit  # the layer is an operand: all layers trace, lower and compile one kernel
+def _write(
+    pages: KVPages, layer: jax.Array, k: jax.Array, v: jax.Array, slots: jax.Array
+) -> jax.Array:
+    """The pool after the write."""
+    rows = _tile_rows(pages)
     num_tokens, kv_heads, head_size = k.shape
     new = jnp.concatenate([k, v], axis=-1).astype(pages.dtype).swapaxes(0, 1)  # [K, T, 2 H]
     padded = -(-num_tokens // rows) * rows + rows  # every tile's rows lie in two blocks
@@ -38,30 +48,34 @@ def write_tiles(
     tiles_per_page = pages.page_size // rows
     width = 2 * head_size
 
-    def of_pool(i: Any, first: Any, count: Any, slot: Any) -> tuple[Any, ...]:
+    def of_pool(i: Any, layer: Any, first: Any, count: Any, slot: Any) -> tuple[Any, ...]:
         tile = slot[i] // rows
-        return layer, tile // tiles_per_page, 0, tile % tiles_per_page, 0
+        return layer[0], tile // tiles_per_page, 0, tile % tiles_per_page, 0
 
     def of_new(after: int) -> pl.BlockSpec:
         return pl.BlockSpec(
-            (kv_heads, rows, width), lambda i, first, *_: (0, first[i] // rows + after, 0)
+            (kv_heads, rows, width), lambda i, layer, first, *_: (0, first[i] // rows + after, 0)
         )
 
     pool_spec = pl.BlockSpec((None, None, kv_heads, rows, width), of_pool)
-    pool = pl.pallas_call(
+    return pl.pallas_call(
         _kernel,
         grid_spec=tpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=3,
+            num_scalar_prefetch=4,
             grid=(num_tiles,),
             in_specs=[of_new(0), of_new(1), pool_spec],
             out_specs=pool_spec,
         ),
         out_shape=jax.ShapeDtypeStruct(pages.k.shape, pages.k.dtype),
-        input_output_aliases={5: 0},
+        input_output_aliases={6: 0},
         compiler_params=tpu.CompilerParams(dimension_semantics=("arbitrary",)),
         name="write_pages",
-    )(first, count, slot, new, new, pages.k)
-    return dataclasses.replace(pages, k=pool)
+    )(layer, first, count, slot, new, new, pages.k)
+
+
+def _tile_rows(pages: KVPages) -> int:
+    """Rows of a tile of memory."""
+    return 8 if pages.k.dtype.itemsize == 4 else 16
 
 
 def _find_tiles(
@@ -87,6 +101,7 @@ def _find_tiles(
 
 
 def _kernel(
+    layer_ref: Any,  # [1] SMEM, read by the index maps
     first_ref: Any,  # [T] SMEM
     count_ref: Any,  # [T] SMEM
     slot_ref: Any,  # [T] SMEM
@@ -96,6 +111,7 @@ def _kernel(
     out_ref: Any,  # [K, rows, 2 H] VMEM
 ) -> None:
     """One tile."""
+    del layer_ref
     kv_heads, rows, width = old_ref.shape
     i = pl.program_id(0)
     source = first_ref[i] % rows  # of the first new row, in the two blocks
