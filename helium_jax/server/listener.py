@@ -109,10 +109,24 @@ class RunningServer:
     async def close(self) -> None:
         """Closes the port and every connection; running work gets an error."""
         self._state.abort()
+        await _stop_accepting(self._listening)
         self._listening.close()
         if self._state.working:
             await asyncio.wait(self._state.working, timeout=1.0)
         await self._runner.cleanup()
+
+
+async def _stop_accepting(listening: asyncio.Server) -> None:
+    """Accepts nothing more, and lets connections that were accepted get their protocol.
+
+    A server that is closed in between loses their sockets (CPython issue 109564): asyncio cannot
+    attach them any more, drops them unclosed, and nobody answers the client.
+    """
+    loop = asyncio.get_running_loop()
+    for listener in listening.sockets:
+        loop.remove_reader(listener.fileno())
+    for _ in range(3):  # the task that makes the transport, then its `connection_made`
+        await asyncio.sleep(0)
 
 
 async def start_server(app: web.Application, config: ServerConfig) -> RunningServer:

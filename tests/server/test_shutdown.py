@@ -1,6 +1,11 @@
 """Shutdown: ready falls, new work is refused, running work may end until its time is over."""
 
 import asyncio
+import contextlib
+import gc
+import socket
+
+import pytest
 
 from helium_jax.testing import FakeGenerator
 
@@ -57,3 +62,19 @@ async def test_work_that_outlives_its_time_gets_an_error(serve):
         *_, last = (await stream).events()
         assert last["error"]["code"] == "shutting_down"
         assert len(generator.cancelled) == 2
+
+
+@pytest.mark.parametrize("num_rounds", range(5))
+async def test_a_connection_that_comes_while_the_port_closes_is_closed_too(serve, num_rounds):
+    """The loop is stopped between any two steps of accepting it; an unclosed one would warn."""
+    loop = asyncio.get_running_loop()
+    async with serve() as served:
+        client = socket.create_connection(("127.0.0.1", served.server.port))
+        client.setblocking(False)
+        for _ in range(num_rounds):
+            await asyncio.sleep(0)
+        await served.server.close()
+        gc.collect()
+        with client, contextlib.suppress(ConnectionResetError):
+            async with asyncio.timeout(2):
+                assert await loop.sock_recv(client, 1) == b""
