@@ -4,7 +4,7 @@ Nothing here runs anything, knows a schedule or sees a token: lowering is in `he
 running in `helium_jax.executor`.
 """
 
-from helium_jax.plan.builder import Expression, PlanBuilder
+from helium_jax.plan.builder import PlanBuilder
 from helium_jax.plan.control import (
     Body,
     Branch,
@@ -22,6 +22,7 @@ from helium_jax.plan.control import (
     is_deterministic,
 )
 from helium_jax.plan.explain import explain_json, explain_text
+from helium_jax.plan.expression import Expression
 from helium_jax.plan.formula import (
     Formula,
     FormulaError,

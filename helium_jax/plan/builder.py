@@ -27,68 +27,19 @@ plan is written, with the builder and with expressions for what they are given:
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 from helium_jax.plan.control import ReduceKind
+from helium_jax.plan.expression import Expression, TextLike, parts_of
 from helium_jax.plan.formula import Formula, parse_formula, rename_formula
 from helium_jax.plan.limits import OnRowError
 from helium_jax.plan.nodes import Function, Role, SliceUnit, Value, ValueType, ViewKind
 from helium_jax.plan.plan import Plan
 from helium_jax.plan.recording import Recording, subplan_document
+from helium_jax.plan.settings import Settings
 from helium_jax.plan.template import Slot, Text, format_template, normalize, parse_template
 from helium_jax.plan.wire import plan_from_document
 
-
-class Settings(TypedDict, total=False):
-    """How a model is called: the fields of the plan file, under the same names."""
-
-    temperature: float
-    max_tokens: int
-    min_tokens: int
-    seed: int
-    stop: str | list[str]
-    stop_token_ids: list[int]
-    top_p: float
-    top_k: int
-    min_p: float
-    presence_penalty: float
-    frequency_penalty: float
-    repetition_penalty: float
-    logit_bias: dict[str, float]
-    ignore_eos: bool
-    priority: int
-    cache: dict[str, str]
-    retries: int
-    timeout: float | str
-    on_error: str | dict[str, str]
-
-
-class Expression:
-    """A text that will be known when the plan runs; made by a builder, joined with `+`."""
-
-    __slots__ = ("builder", "text")
-
-    def __init__(self, text: Text, builder: "PlanBuilder") -> None:
-        self.text = text
-        self.builder = builder
-
-    def __add__(self, other: "str | Expression") -> "Expression":
-        return Expression(normalize([*self.text, *self.builder.parts(other)]), self.builder)
-
-    def __radd__(self, other: str) -> "Expression":
-        return Expression(normalize([other, *self.text]), self.builder)
-
-    def __repr__(self) -> str:
-        return f"Expression({format_template(self.text)!r})"
-
-    def __str__(self) -> str:
-        raise TypeError(
-            "an expression has no text until the plan runs; join it with + instead of an f-string, "
-            "or use fill('... {{name}} ...', name=expression)"
-        )
-
-
-TextLike = str | Expression
 FormulaLike = str | Formula
 MakeBody = Callable[..., TextLike]
 MakeNext = Callable[..., TextLike | Mapping[str, TextLike]]
@@ -411,13 +362,7 @@ class PlanBuilder:
         Raises:
             TypeError: it is neither, or belongs to another builder.
         """
-        if isinstance(text, str):
-            return (text,)
-        if not isinstance(text, Expression):
-            raise TypeError(f"expected a string or an expression, not {type(text).__name__}")
-        if text.builder is not self:
-            raise TypeError(f"{text!r} belongs to another builder")
-        return text.text
+        return parts_of(text, self)
 
     def _source(self, text: TextLike) -> str:
         return format_template(normalize(self.parts(text)))

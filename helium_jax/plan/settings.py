@@ -1,6 +1,6 @@
 """The fields of a calling operator besides its prompt, read into what the engine takes."""
 
-from typing import Any
+from typing import Any, TypedDict
 
 from helium_jax.plan.fields import (
     check_fields,
@@ -55,6 +55,30 @@ NUMBERS = {
 MAX_STOP_TOKEN_IDS = 16
 MAX_LOGIT_BIAS = 300
 MAX_PRIORITY = 1_000
+
+
+class Settings(TypedDict, total=False):
+    """How a model is called: the fields of the plan file, under the same names."""
+
+    temperature: float
+    max_tokens: int
+    min_tokens: int
+    seed: int
+    stop: str | list[str]
+    stop_token_ids: list[int]
+    top_p: float
+    top_k: int
+    min_p: float
+    presence_penalty: float
+    frequency_penalty: float
+    repetition_penalty: float
+    logit_bias: dict[str, float]
+    ignore_eos: bool
+    priority: int
+    cache: dict[str, str]
+    retries: int
+    timeout: float | str
+    on_error: str | dict[str, str]
 
 
 def read_settings(document: dict[str, Any], path: str, found: Findings) -> CallSettings:

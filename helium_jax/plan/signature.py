@@ -8,6 +8,7 @@ from helium_jax.plan.control import (
     BEST_OF_NAME,
     Body,
     Branch,
+    Control,
     Loop,
     Map,
     Node,
@@ -30,7 +31,7 @@ from helium_jax.plan.nodes import (
     Template,
     View,
 )
-from helium_jax.plan.references import body_order
+from helium_jax.plan.references import body_order, references
 from helium_jax.plan.template import Slot, Text
 
 Signature = str
@@ -69,6 +70,8 @@ def _identity(node: Node, signatures: Mapping[str, Signature], level: int) -> tu
             ("slot", signatures[part.name]) if isinstance(part, Slot) else part for part in text
         )
 
+    if isinstance(node, Control):  # so that bodies copy no more than they can use
+        signatures = {name: signatures[name] for name in references(node)}
     match node:
         case Input(name=name, type=type_):
             return ("input", name, type_)
