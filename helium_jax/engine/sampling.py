@@ -46,7 +46,7 @@ def sample(
     rows: SamplingRows,
     state: SamplingState,
     *,
-    variant: Variant | int | Int32[Array, ""],
+    variant: Variant,
 ) -> Sampled:
     """Samples one token per row; see SamplingParams for what each parameter means.
 
@@ -59,13 +59,9 @@ def sample(
         logits: unmodified.
         rows: one per row of logits; rows of padding are greedy.
         state: token histories and biases; read by `Variant.FULL` alone.
-        variant: at least what every row needs. A Python int makes a program of that variant, a
-            traced one makes a program that branches.
+        variant: at least what every row needs; static.
     """
-    branches = (_sample_greedy, _sample_random, _sample_full)
-    if isinstance(variant, int):
-        return branches[variant](logits, rows, state)
-    return jax.lax.switch(variant, branches, logits, rows, state)
+    return (_sample_greedy, _sample_random, _sample_full)[variant](logits, rows, state)
 
 
 def draw_uniform(rows: SamplingRows) -> Float32[Array, "S"]:

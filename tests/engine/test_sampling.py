@@ -22,12 +22,7 @@ NUM_SLOTS, MAX_LEN, VOCAB = 4, 32, 200
 
 
 @partial(jax.jit, static_argnames=("num_rows", "variant"))
-def run_static(logits, ints, state, num_rows, variant):
-    return sample(logits, unpack_sampling(ints, num_rows), state, variant=variant)
-
-
-@partial(jax.jit, static_argnames="num_rows")
-def run_switch(logits, ints, state, num_rows, variant):
+def run(logits, ints, state, num_rows, variant):
     return sample(logits, unpack_sampling(ints, num_rows), state, variant=variant)
 
 
@@ -63,7 +58,7 @@ def draw(logits, params, *, state=None, variant=None, **options):
         [logits, np.zeros((num_rows - len(logits), logits.shape[1]), np.float32)]
     )
     variant = needed if variant is None else variant
-    return jax.device_get(run_static(logits, ints, state, num_rows, variant))
+    return jax.device_get(run(logits, ints, state, num_rows, variant))
 
 
 def random_logits(num_rows, vocab_size=VOCAB, seed=0):
@@ -210,18 +205,6 @@ def test_a_row_is_bit_equal_alone_and_in_any_batch(params, vocab_size):
     if params.logprobs is not None:
         logprobs = [logprob.tobytes() for _, logprob in results]
         assert logprobs == [logprobs[0]] * len(logprobs)
-
-
-@pytest.mark.parametrize("vocab_size", [10_001])
-def test_the_switch_gives_what_static_variants_give(vocab_size):
-    logits = random_logits(len(MIXED), vocab_size)
-    state = allocate_sampling_state(NUM_SLOTS, MAX_LEN)
-    ints, num_rows, _ = pack(MIXED, positions=[5] * len(MIXED), pad_to=16)
-    logits = np.concatenate([logits, random_logits(num_rows - len(logits), vocab_size)])
-    for variant in Variant:
-        static = run_static(logits, ints, state, num_rows, variant)
-        switch = run_switch(logits, ints, state, num_rows, np.int32(variant))
-        jax.tree.map(np.testing.assert_array_equal, static, switch)
 
 
 def test_a_higher_variant_gives_the_same_tokens():
