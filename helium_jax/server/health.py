@@ -40,7 +40,10 @@ def why_not_ready(generator: Generator, config: ServerConfig, state: ServerState
         return error.code
     if not statistics:
         return "no_engine"
-    oldest = max(worker.last_step_age_seconds for worker in statistics)
+    ages = [worker.last_step_age_seconds for worker in statistics if worker.is_alive]
+    if not ages:
+        return "engine_dead"
+    oldest = max(ages)
     return "engine_stalled" if oldest > config.max_step_age_s else None
 
 
@@ -63,7 +66,8 @@ def _read_one(one: EngineStatistics, worker: str) -> list[Reading]:
         ("num_requests_waiting", "Requests not yet admitted", one.num_waiting),
         ("kv_cache_usage_perc", "Share of KV pages in use, from 0 to 1", used),
         ("kv_pages_cached", "Pages with reusable blocks that nobody reads", cache.num_cached),
-        ("kv_pages_pinned", "Pages that eviction may not take", cache.num_pinned),
+        ("kv_pages_pinned", "Pages that eviction takes last", cache.num_pinned),
+        ("worker_up", "1 while the worker lives", float(one.is_alive)),
         ("last_step_age_seconds", "Since the loop last went round", one.last_step_age_seconds),
     )
     counters = (
@@ -75,6 +79,7 @@ def _read_one(one: EngineStatistics, worker: str) -> list[Reading]:
             "Tokens computed again after eviction",
             cache.evicted_then_needed_tokens,
         ),
+        ("pins_surrendered_total", "Pins given up for lack of pages", cache.surrendered_pins),
         ("num_preemptions_total", "Sequences sent back for lack of pages", one.num_preemptions),
         ("steps_total", "Steps finished", one.num_steps),
         ("prefill_tokens_total", "Prompt tokens computed", one.num_prefill_tokens),

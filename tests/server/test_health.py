@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from helium_jax.errors import InternalError
-from helium_jax.testing import FakeGenerator
+from helium_jax.testing import FAKE_MODEL, FakeGenerator
 
 
 class Aged(FakeGenerator):
@@ -115,3 +115,14 @@ async def test_openapi_describes_every_route_from_the_body_types(serve):
                     for content in answer.get("content", {}).values():
                         name = content["schema"]["$ref"].rpartition("/")[2]
                         assert name in schemas
+
+
+async def test_ready_as_long_as_one_worker_lives(serve):
+    generator = FakeGenerator(info=replace(FAKE_MODEL, num_workers=2))
+    async with serve(generator) as served:
+        generator.kill(0)
+        assert (await served.get("/health/ready")).status == 200
+        generator.kill(1)
+        answer = await served.get("/health/ready")
+        assert (answer.status, answer.json()["reason"]) == (503, "engine_dead")
+        assert b'worker_up{worker="0"} 0.0' in (await served.get("/metrics")).body
