@@ -111,6 +111,7 @@ class Calls:
         self._leaders: dict[bytes, int] = {}  # key of a call on its way -> its id
         self._answers: dict[bytes, tuple[Value, int]] = {}  # -> its value and prompt tokens
         self._held: list[int] = []  # released calls that wait for others' unused tokens
+        self._submitted: list[tuple[Place, int | None]] = []
         self._num_encoding = 0
         self._num_ready = 0
         self._num_submitted = 0  # or held
@@ -120,6 +121,17 @@ class Calls:
         """Whether more calls would be prepared if there were any."""
         num_prepared = len(self._queued) + self._num_encoding + self._num_ready
         return num_prepared < self._encode_ahead or self._is_starving
+
+    @property
+    def has_idle_room(self) -> bool:
+        """Whether the engine has places that nothing else is going to take."""
+        is_idle = not self._queued and not self._num_encoding and not self._num_ready
+        return is_idle and 2 * self._num_submitted <= self._max_in_flight
+
+    def take_submitted(self) -> list[tuple[Place, int | None]]:
+        """The calls that went to the engine since the last time, and to which worker."""
+        submitted, self._submitted = self._submitted, []
+        return submitted
 
     @property
     def _is_starving(self) -> bool:
@@ -394,6 +406,7 @@ class Calls:
             started = OpStarted(operator=flight.call.operator, num_rows=tally.num_rows)
             self._out(Report(progress=started))
         tally.num_calls += 1
+        self._submitted.append((flight.waiting[0], flight.release.worker))
         self._out(SubmitCall(call=flight.call, token_ids=flight.token_ids, release=flight.release))
 
     # --- ends ------------------------------------------------------------------------------

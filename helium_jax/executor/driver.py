@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from helium_jax.errors import CapacityError, HeliumError, RequestError
-from helium_jax.executor.encoding import encode_call
+from helium_jax.executor.encoding import encode_call, encode_known
 from helium_jax.executor.events import (
     Call,
     CallEncoded,
@@ -31,6 +31,7 @@ from helium_jax.executor.events import (
     FunctionReturned,
     Instruction,
     OpCompleted,
+    PrefillAhead,
     Progress,
     Report,
     RunStarted,
@@ -45,7 +46,7 @@ from helium_jax.executor.resources import Resources
 from helium_jax.executor.spans import SpanBook
 from helium_jax.executor.state import RunState
 from helium_jax.text.answer import stream_answer
-from helium_jax.types import GenerateRequest, PlannedUse
+from helium_jax.types import GenerateRequest, PlannedUse, WarmPrefix
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,8 @@ class Driver:
     spans: SpanBook = field(default_factory=SpanBook)
     num_events: int = 0
     num_requests: int = 0
+    num_ahead: int = 0
+    computed_ahead: int = 0  # prompt tokens
     inbox: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     tasks: dict[tuple[str, int], asyncio.Task[None]] = field(default_factory=dict)
     all_tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -146,6 +149,9 @@ class Driver:
                     if ("foresee", 0) not in self.tasks:
                         self._start("foresee", 0, self._foresee())
                     self.news.put_nowait(instruction)
+                case PrefillAhead():
+                    self.num_ahead += 1
+                    self._start("ahead", self.num_ahead, self._prefill(instruction))
                 case Report(progress=progress):
                     self._report(progress)
 
@@ -207,6 +213,21 @@ class Driver:
         await warmer.warm()
         self.precompute_seconds = self.now
         self.inbox.put_nowait(RunStarted())
+
+    async def _prefill(self, instruction: PrefillAhead) -> None:
+        """Computes what is known of a prompt; what goes wrong will be seen when it is complete."""
+        try:
+            token_ids = await encode_known(self.resources.codec, instruction.turns)
+            receipt = await self.resources.generator.warm(
+                WarmPrefix(
+                    token_ids=token_ids,
+                    cache_salt=self.options.cache_salt,
+                    worker=instruction.worker,
+                )
+            )
+            self.computed_ahead += receipt.computed
+        except Exception as error:
+            log.info("%s: the beginning of a prompt was not computed: %r", self.run_id, error)
 
     async def _foresee(self) -> None:
         """Passes news of prefixes on, one after the other; without them runs are only slower."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from helium_jax.executor.codec import TextCodec
 from helium_jax.executor.events import Call
+from helium_jax.executor.values import Turns
 
 INLINE_CHARS = 4_000  # longer prompts are encoded in a thread, so that the loop stays responsive
 
@@ -26,6 +27,32 @@ async def encode_call(codec: TextCodec, call: Call) -> tuple[int, ...]:
     if size <= INLINE_CHARS:
         return tuple(encode())
     return tuple(await asyncio.to_thread(encode))
+
+
+async def encode_known(codec: TextCodec, turns: Turns) -> tuple[int, ...]:
+    """The ids with which a prompt begins whose last turn goes on in a way that is not known.
+
+    What the end of the known text becomes depends on what follows it, so that part is left out.
+
+    Raises:
+        RequestError: the chat template refuses the messages.
+    """
+
+    def encode() -> tuple[int, ...]:
+        one, other = (_encode_turns(codec, turns, filler) for filler in ("a", "\n0"))
+        length = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0)
+        return tuple(one[:length])
+
+    if sum(len(text) for _, text in turns) <= INLINE_CHARS:
+        return encode()
+    return await asyncio.to_thread(encode)
+
+
+def _encode_turns(codec: TextCodec, turns: Turns, filler: str) -> Sequence[int]:
+    *before, (role, text) = turns
+    if role is None:
+        return codec.encode(text + filler)
+    return codec.encode_chat(_messages([*before, (role, text + filler)]))
 
 
 def _encode(codec: TextCodec, call: Call) -> Sequence[int]:

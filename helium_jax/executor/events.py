@@ -296,6 +296,19 @@ class Foresee:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillAhead:
+    """Compute the beginning of a prompt whose rest is still being generated.
+
+    Attributes:
+        turns: (role, text) pairs; the last text goes on in a way that is not known yet.
+        worker: where its producer runs; None if that was left to the pool.
+    """
+
+    turns: Turns
+    worker: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """Tell the world."""
 
@@ -311,5 +324,6 @@ Instruction = (
     | CallFunction
     | CancelFunction
     | Foresee
+    | PrefillAhead
     | Report
 )

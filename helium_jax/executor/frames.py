@@ -77,6 +77,7 @@ class Frame:
         running: what each running step is occupied with: the id of a call or a function's
             invocation, or frames of its own.
         watchers: names of this frame that child frames wait for.
+        ahead: calls whose prompts' known beginnings were given out; see `ahead.py`.
         num_open: steps that are neither done nor failed.
         is_live: False once nobody wants it any more.
     """
@@ -92,6 +93,7 @@ class Frame:
     missing: dict[str, int] = field(default_factory=dict)
     running: "dict[str, int | Activation]" = field(default_factory=dict)
     watchers: "dict[str, list[Frame]]" = field(default_factory=dict)
+    ahead: set[str] = field(default_factory=set)
     num_open: int = 0
     is_live: bool = True
 

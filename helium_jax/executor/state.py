@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 
 from helium_jax.executor import control
+from helium_jax.executor.ahead import find_known_prefixes
 from helium_jax.executor.as_ready import AsReady
 from helium_jax.executor.calls import Calls, Landing
 from helium_jax.executor.events import (
@@ -31,6 +32,7 @@ from helium_jax.executor.events import (
     OpCompleted,
     OpProgress,
     OpRow,
+    PrefillAhead,
     Report,
     RunCompleted,
     RunStarted,
@@ -83,6 +85,7 @@ class RunState:
         single_flight: bool = True,
         dispatcher: Dispatcher | None = None,
         encode_ahead: int = ENCODE_AHEAD,
+        prefill_ahead: bool = False,
     ) -> None:
         """
         Args:
@@ -93,6 +96,7 @@ class RunState:
             single_flight: make equal deterministic calls once, and equal pure functions.
             dispatcher: orders the calls; by default as soon as they are ready.
             encode_ahead: calls that are prepared before the engine has room for them.
+            prefill_ahead: have what is known of a prompt computed while the rest is generated.
         """
         self._plan = plan
         self._num_rows = num_rows
@@ -100,6 +104,7 @@ class RunState:
         self._scope = make_scope(plan.operators)
         self._scopes = {op.name: _scopes_of(op) for op in plan.all_operators}
         self._encode_ahead = encode_ahead
+        self._prefill_ahead = prefill_ahead
         self._tallies = {op.name: Tally(op.name, num_rows) for op in plan.calls}
         self._out: list[Instruction] = []
         self._dispatcher = dispatcher or AsReady()
@@ -208,6 +213,11 @@ class RunState:
             break
         if self.status is None and self._next_row == self._num_rows and not self._roots:
             self._end("completed", "", "")
+        submitted = self._calls.take_submitted()
+        if self._prefill_ahead and self._calls.has_idle_room:
+            for (frame, name), worker in submitted:
+                for prefix in find_known_prefixes(frame, name, self._peek):
+                    self._out.append(PrefillAhead(turns=prefix.turns, worker=worker))
 
     def _is_hungry(self) -> bool:
         return self._calls.is_hungry and self._invocations.num_running < self._encode_ahead
@@ -241,9 +251,16 @@ class RunState:
         error = RowError(row=frame.row, operator=name, code=code, message=message)
         self._todo.append((frame, name, error, None))
 
-    def _look(self, frame: Frame, name: str) -> Value:
+    def _peek(self, frame: Frame, name: str) -> Value | None:
         value = find(frame, name)
-        return self._columns[name][frame.row] if value is None else value
+        if value is None and name in self._columns:
+            return self._columns[name][frame.row]
+        return value
+
+    def _look(self, frame: Frame, name: str) -> Value:
+        value = self._peek(frame, name)
+        assert value is not None, "what a step reads is there when it starts"
+        return value
 
     # --- steps -----------------------------------------------------------------------------
 
