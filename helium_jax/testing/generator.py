@@ -1,21 +1,15 @@
-"""Public test doubles: a generator without a model and a clock that stands still.
-
-`FakeGenerator` keeps every promise of `types.Generator` (events, usage, cancellation, errors) with
-answers that are a hash of the prompt: equal requests give equal tokens, different prompts give
-different ones, so a test notices an answer that went to the wrong row.
-"""
+"""A `types.Generator` without a model: answers are a hash of the prompt."""
 
 import asyncio
-import codecs
 import hashlib
-import heapq
 import itertools
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 from helium_jax.errors import HeliumError, InternalError, RequestError
+from helium_jax.testing.text import FAKE_EOS_ID
+from helium_jax.testing.worker import FakeWorker
 from helium_jax.types import (
-    CacheSnapshot,
     EngineStatistics,
     FinishReason,
     GenerateRequest,
@@ -29,8 +23,6 @@ from helium_jax.types import (
     WarmReceipt,
 )
 
-FAKE_EOS_ID = 256
-FAKE_ROLE_IDS = {"system": 257, "user": 258, "assistant": 259}
 FAKE_MODEL = ModelInfo(
     name="fake",
     vocab_size=512,
@@ -41,142 +33,6 @@ FAKE_MODEL = ModelInfo(
     version="fake-1",
 )
 LOWER_CASE = tuple(range(ord("a"), ord("z") + 1))
-
-
-class ManualClock:
-    """A clock that moves only when told to.
-
-    `time` and `sleep` stand in for `time.monotonic` and `asyncio.sleep`; `advance` wakes the
-    sleepers whose time has come.
-    """
-
-    def __init__(self, now: float = 0.0) -> None:
-        self._now = now
-        self._order = itertools.count()
-        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
-
-    def time(self) -> float:
-        """Seconds since an arbitrary start."""
-        return self._now
-
-    @property
-    def num_sleeping(self) -> int:
-        """Calls of `sleep` that wait for the clock."""
-        return sum(not future.done() for _, _, future in self._sleepers)
-
-    async def sleep(self, seconds: float) -> None:
-        """Waits until the clock has been advanced by `seconds`."""
-        if seconds <= 0:
-            await asyncio.sleep(0)
-            return
-        future = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._sleepers, (self._now + seconds, next(self._order), future))
-        await future
-
-    async def advance(self, seconds: float) -> None:
-        """Moves the clock, waking sleepers in the order of their times and letting them run."""
-        until = self._now + seconds
-        while self._sleepers and self._sleepers[0][0] <= until:
-            self._now, _, future = heapq.heappop(self._sleepers)
-            if not future.done():
-                future.set_result(None)
-            await settle()
-        self._now = until
-        await settle()
-
-
-async def settle(rounds: int = 20) -> None:
-    """Lets every task that can run do so: tasks waiting for a future or a timer stay put."""
-    for _ in range(rounds):
-        await asyncio.sleep(0)
-
-
-class FakeText:
-    """A byte-level text bundle to go with `FakeGenerator`: ids below 256 are the bytes of UTF-8.
-
-    Meets `executor.TextCodec`, and has what the server uses of `text.TextModel`.
-    """
-
-    sampling = SamplingParams()
-
-    def encode_chat(
-        self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = True
-    ) -> list[int]:
-        """Each message as a mark for its role, its bytes and a closing mark."""
-        ids: list[int] = []
-        for message in messages:
-            ids += [FAKE_ROLE_IDS[message["role"]], *self.encode(message["content"]), FAKE_EOS_ID]
-        return [*ids, FAKE_ROLE_IDS["assistant"]] if add_generation_prompt else ids
-
-    def continue_chat(
-        self,
-        earlier: Sequence[Mapping[str, str]],
-        answer: str,
-        later: Sequence[Mapping[str, str]],
-        *,
-        prompt_ids: Sequence[int],
-        answer_ids: Sequence[int],
-    ) -> list[int] | None:
-        """The ids of a conversation so far and of what follows, if they spell its messages."""
-        spoken = [i for i in answer_ids if i != FAKE_EOS_ID]
-        if not answer_ids or self.encode_chat(earlier) != [*prompt_ids]:
-            return None
-        if self.encode(answer) != spoken:
-            return None
-        return [*prompt_ids, *spoken, FAKE_EOS_ID, *self.encode_chat(later)]
-
-    def encode(self, text: str) -> list[int]:
-        """The text's bytes; lone surrogates become question marks."""
-        return list(text.encode("utf-8", "replace"))
-
-    def decode(self, token_ids: Iterable[int]) -> str:
-        """The text of the ids that are bytes."""
-        return bytes(i for i in token_ids if i < 256).decode("utf-8", "replace")
-
-    def token_bytes(self, token_id: int) -> bytes:
-        """The byte of an id; none for a mark."""
-        return bytes([token_id]) if token_id < 256 else b""
-
-    def detokenizer(
-        self, stop: Sequence[str] = (), *, include_stop: bool = False
-    ) -> "FakeDetokenizer":
-        """A new detokenizer for one answer."""
-        return FakeDetokenizer(stop, include_stop=include_stop)
-
-
-class FakeDetokenizer:
-    """Bytes to text, as late as needed: nothing after the first stop string ever comes out."""
-
-    def __init__(self, stop: Sequence[str] = (), *, include_stop: bool = False) -> None:
-        self._stop = tuple(stop)
-        self._include_stop = include_stop
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._held = ""
-        self.is_stopped = False
-
-    def push(self, token_ids: Sequence[int]) -> str:
-        """The text that is certain now; ids that are no bytes have no text."""
-        if self.is_stopped:
-            return ""
-        self._held += self._decoder.decode(bytes(i for i in token_ids if i < 256))
-        found = [(start, stop) for stop in self._stop if (start := self._held.find(stop)) >= 0]
-        if found:
-            self.is_stopped = True
-            start, stop = min(found)
-            return self._give(start + len(stop) if self._include_stop else start)
-        longest = max(map(len, self._stop), default=1)
-        return self._give(max(len(self._held) - longest + 1, 0))
-
-    def finish(self) -> str:
-        """What is left."""
-        if self.is_stopped:
-            return ""
-        self._held += self._decoder.decode(b"", final=True)
-        return self._give(len(self._held))
-
-    def _give(self, count: int) -> str:
-        text, self._held = self._held[:count], self._held[count:]
-        return text
 
 
 class FakeGenerator:
@@ -235,10 +91,11 @@ class FakeGenerator:
         self._failures = dict(failures or {})
         self._fail = fail
         self._tokens_per_event = tokens_per_event
-        self._page_size = page_size
-        self._prefix_caching = prefix_caching
         self._draws = random.Random(seed)
-        self._workers = [_FakeWorker() for _ in range(info.num_workers)]
+        self._workers = [
+            FakeWorker(page_size=page_size, prefix_caching=prefix_caching)
+            for _ in range(info.num_workers)
+        ]
         self._pins: dict[int, WarmPrefix] = {}
         self._pin_ids = itertools.count(1)
         self.requests: list[GenerateRequest] = []
@@ -264,7 +121,7 @@ class FakeGenerator:
                 raise self._failures[request.request_id]
             self._check(request)
             worker = self._place(request)
-            kv_cached = self._lookup(request, worker)
+            kv_cached = worker.lookup(request.cache_salt, request.token_ids)
             answer, reason = self.answer(request)
             chunks = [
                 answer[start : start + self._tokens_per_event]
@@ -336,15 +193,11 @@ class FakeGenerator:
         self.warmed.append(prefix)
         index = self._choose_worker(prefix.worker)
         worker = self._workers[index]
-        pages = self._pages(prefix.cache_salt, prefix.token_ids)
-        computed = sum(page not in worker.blocks for page in pages) * self._page_size
-        worker.blocks.update(pages)
-        worker.prefill_tokens += computed
+        resident, computed = worker.warm(prefix.cache_salt, prefix.token_ids)
         pin_id = None
         if prefix.pin:
             pin_id = next(self._pin_ids)
             self._pins[pin_id] = prefix
-        resident = len(pages) * self._page_size
         return WarmReceipt(resident=resident, computed=computed, pin_id=pin_id, worker=index)
 
     async def unpin(self, pin_id: int) -> None:
@@ -365,10 +218,7 @@ class FakeGenerator:
     async def reset_cache(self, *, worker: int | None = None) -> int:
         """Forgets every page; returns how many there were."""
         chosen = self._workers if worker is None else [self._workers[self._choose_worker(worker)]]
-        freed = sum(len(each.blocks) for each in chosen)
-        for each in chosen:
-            each.blocks.clear()
-        return freed
+        return sum(each.reset() for each in chosen)
 
     def kill(self, worker: int) -> None:
         """From now on whatever runs on this worker, or is sent to it, fails as "worker_failed"."""
@@ -376,7 +226,7 @@ class FakeGenerator:
 
     def statistics(self) -> tuple[EngineStatistics, ...]:
         """One entry per worker: what was computed, and an imagined store without a limit."""
-        return tuple(worker.statistics(self._page_size) for worker in self._workers)
+        return tuple(worker.statistics() for worker in self._workers)
 
     def _start(self, request: GenerateRequest) -> None:
         if request.request_id in self.running:
@@ -403,7 +253,7 @@ class FakeGenerator:
                 param="prompt",
             )
 
-    def _place(self, request: GenerateRequest) -> "_FakeWorker":
+    def _place(self, request: GenerateRequest) -> FakeWorker:
         index = self._choose_worker(request.worker)
         self.worker_of[request.request_id] = index
         worker = self._workers[index]
@@ -438,26 +288,6 @@ class FakeGenerator:
         if error is not None:
             raise error
 
-    def _lookup(self, request: GenerateRequest, worker: "_FakeWorker") -> int:
-        """Prompt tokens whose full pages were seen before; remembers the prompt's pages."""
-        pages = self._pages(request.cache_salt, request.token_ids)
-        num_hits = 0
-        if self._prefix_caching:
-            # At least one token is always computed: its logits give the first new token.
-            most = (len(request.token_ids) - 1) // self._page_size
-            while num_hits < most and pages[num_hits] in worker.blocks:
-                num_hits += 1
-            worker.blocks.update(pages)
-        kv_cached = num_hits * self._page_size
-        worker.queried_tokens += len(request.token_ids)
-        worker.hit_tokens += kv_cached
-        worker.prefill_tokens += len(request.token_ids) - kv_cached
-        return kv_cached
-
-    def _pages(self, salt: str, ids: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:
-        size = self._page_size
-        return [(salt, ids[:end]) for end in range(size, len(ids) + 1, size)]
-
     def _digest(self, request: GenerateRequest) -> bytes:
         sampling = request.sampling
         draw: int | None = None
@@ -479,46 +309,6 @@ class FakeGenerator:
             top = tuple((i, -0.5 - rank) for rank, i in enumerate(ranked))
             entries.append(TokenLogprobs(logprob=-0.5, top=top))
         return tuple(entries)
-
-
-class _FakeWorker:
-    """The imagined KV store and the counters of one worker."""
-
-    def __init__(self) -> None:
-        self.is_alive = True
-        self.running: set[str] = set()
-        self.blocks: set[tuple[str, tuple[int, ...]]] = set()
-        self.prefill_tokens = 0
-        self.decode_tokens = 0
-        self.queried_tokens = 0
-        self.hit_tokens = 0
-
-    def statistics(self, page_size: int) -> EngineStatistics:
-        num_pages = len(self.blocks)
-        cache = CacheSnapshot(
-            page_size=page_size,
-            num_pages=num_pages,
-            num_free=0,
-            num_cached=num_pages,
-            num_used=0,
-            queried_tokens=self.queried_tokens,
-            hit_tokens=self.hit_tokens,
-        )
-        return EngineStatistics(
-            num_waiting=0,
-            num_running=len(self.running),
-            num_steps=self.decode_tokens,
-            num_prefill_tokens=self.prefill_tokens,
-            num_decode_tokens=self.decode_tokens,
-            num_padded_tokens=0,
-            num_preemptions=0,
-            num_compiles_after_warmup=0,
-            host_seconds=0.0,
-            device_seconds=0.0,
-            last_step_age_seconds=0.0,
-            cache=cache,
-            is_alive=self.is_alive,
-        )
 
 
 def _logit_changes(sampling: SamplingParams) -> tuple[object, ...]:

@@ -1,0 +1,97 @@
+"""A byte-level text bundle: ids below 256 are the bytes of UTF-8, the others mark roles."""
+
+import codecs
+from collections.abc import Iterable, Mapping, Sequence
+
+from helium_jax.types import SamplingParams
+
+FAKE_EOS_ID = 256
+FAKE_ROLE_IDS = {"system": 257, "user": 258, "assistant": 259}
+
+
+class FakeText:
+    """A byte-level text bundle to go with `FakeGenerator`: ids below 256 are the bytes of UTF-8.
+
+    Meets `executor.TextCodec`, and has what the server uses of `text.TextModel`.
+    """
+
+    sampling = SamplingParams()
+
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = True
+    ) -> list[int]:
+        """Each message as a mark for its role, its bytes and a closing mark."""
+        ids: list[int] = []
+        for message in messages:
+            ids += [FAKE_ROLE_IDS[message["role"]], *self.encode(message["content"]), FAKE_EOS_ID]
+        return [*ids, FAKE_ROLE_IDS["assistant"]] if add_generation_prompt else ids
+
+    def continue_chat(
+        self,
+        earlier: Sequence[Mapping[str, str]],
+        answer: str,
+        later: Sequence[Mapping[str, str]],
+        *,
+        prompt_ids: Sequence[int],
+        answer_ids: Sequence[int],
+    ) -> list[int] | None:
+        """The ids of a conversation so far and of what follows, if they spell its messages."""
+        spoken = [i for i in answer_ids if i != FAKE_EOS_ID]
+        if not answer_ids or self.encode_chat(earlier) != [*prompt_ids]:
+            return None
+        if self.encode(answer) != spoken:
+            return None
+        return [*prompt_ids, *spoken, FAKE_EOS_ID, *self.encode_chat(later)]
+
+    def encode(self, text: str) -> list[int]:
+        """The text's bytes; lone surrogates become question marks."""
+        return list(text.encode("utf-8", "replace"))
+
+    def decode(self, token_ids: Iterable[int]) -> str:
+        """The text of the ids that are bytes."""
+        return bytes(i for i in token_ids if i < 256).decode("utf-8", "replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The byte of an id; none for a mark."""
+        return bytes([token_id]) if token_id < 256 else b""
+
+    def detokenizer(
+        self, stop: Sequence[str] = (), *, include_stop: bool = False
+    ) -> "FakeDetokenizer":
+        """A new detokenizer for one answer."""
+        return FakeDetokenizer(stop, include_stop=include_stop)
+
+
+class FakeDetokenizer:
+    """Bytes to text, as late as needed: nothing after the first stop string ever comes out."""
+
+    def __init__(self, stop: Sequence[str] = (), *, include_stop: bool = False) -> None:
+        self._stop = tuple(stop)
+        self._include_stop = include_stop
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = ""
+        self.is_stopped = False
+
+    def push(self, token_ids: Sequence[int]) -> str:
+        """The text that is certain now; ids that are no bytes have no text."""
+        if self.is_stopped:
+            return ""
+        self._held += self._decoder.decode(bytes(i for i in token_ids if i < 256))
+        found = [(start, stop) for stop in self._stop if (start := self._held.find(stop)) >= 0]
+        if found:
+            self.is_stopped = True
+            start, stop = min(found)
+            return self._give(start + len(stop) if self._include_stop else start)
+        longest = max(map(len, self._stop), default=1)
+        return self._give(max(len(self._held) - longest + 1, 0))
+
+    def finish(self) -> str:
+        """What is left."""
+        if self.is_stopped:
+            return ""
+        self._held += self._decoder.decode(b"", final=True)
+        return self._give(len(self._held))
+
+    def _give(self, count: int) -> str:
+        text, self._held = self._held[:count], self._held[count:]
+        return text
