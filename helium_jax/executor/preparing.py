@@ -1,0 +1,130 @@
+"""From a plan and its rows to what a run starts from, stage by stage; EXPLAIN shows the same."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from helium_jax.executor.codec import TextCodec
+from helium_jax.executor.options import RunOptions
+from helium_jax.executor.output_cache import CachedOutput, OutputCache
+from helium_jax.executor.output_cache_lookup import find_known
+from helium_jax.executor.policy import Planned, plan_calls
+from helium_jax.executor.rows import bind_rows
+from helium_jax.optimizer import Optimized, Profile, gather_facts, optimize
+from helium_jax.physical import PhysicalPlan, lower
+from helium_jax.plan import Plan, Value, check_size
+from helium_jax.types import Generator
+
+NO_PARAMS: Mapping[str, Value] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """Every stage between a plan and its run.
+
+    Attributes:
+        plan: as it was given.
+        optimized: what the rules made of it, with their trace.
+        physical: the steps of the optimised plan.
+        num_rows: rows of the batch.
+        columns: values of every operator that needs no work.
+        planned: who orders the calls, and what it was planned from.
+        fetched_tokens: prompt tokens of the calls that became columns of cached answers, and how
+            many calls these are.
+        seconds: how long each stage took: "rewrite", "lower", "schedule".
+    """
+
+    plan: Plan
+    optimized: Optimized
+    physical: PhysicalPlan
+    num_rows: int
+    columns: Mapping[str, tuple[str, ...]]
+    planned: Planned
+    fetched_tokens: tuple[int, int] = (0, 0)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+def prepare(
+    plan: Plan, rows: Sequence[Mapping[str, object]], params: Mapping[str, Value] = NO_PARAMS
+) -> tuple[PhysicalPlan, int, dict[str, tuple[str, ...]]]:
+    """The steps of a plan as it is, its number of rows and their columns; does no work.
+
+    Raises:
+        PlanError: the plan or a parameter is not valid, or the batch is too large for it.
+        RequestError: a row is not what the plan's inputs say.
+    """
+    physical = lower(plan, params)
+    check_size(plan, len(rows))
+    num_rows, columns = bind_rows(plan, physical, rows)
+    return physical, num_rows, columns
+
+
+async def prepare_run(
+    plan: Plan,
+    rows: Sequence[Mapping[str, object]],
+    *,
+    params: Mapping[str, Value],
+    generator: Generator,
+    codec: TextCodec,
+    options: RunOptions,
+    output_cache: OutputCache | None,
+    profile: Profile,
+    clock: Callable[[], float] = time.monotonic,
+) -> Prepared:
+    """Rewrites, lowers and schedules a plan for a batch; calls no model and changes no cache.
+
+    Raises:
+        PlanError: the plan or a parameter is not valid, or the batch is too large for it.
+        RequestError: a row is not what the plan's inputs say, or the options name a rule or a
+            policy that does not exist.
+    """
+    start = clock()
+    physical, num_rows, columns = prepare(plan, rows, params)
+    known: dict[tuple[str, int], CachedOutput] = {}
+    if output_cache is not None and options.output_cache:
+        known = await find_known(
+            physical,
+            num_rows,
+            columns,
+            cache=output_cache,
+            model=generator.info,
+            codec=codec,
+            salt=options.cache_salt,
+        )
+    facts = gather_facts(
+        plan,
+        num_rows,
+        columns,
+        deterministic=generator.info.deterministic,
+        known={place: output.text for place, output in known.items()},
+        profile=profile,
+    )
+    optimized = optimize(plan, facts, disable=options.disabled_rules)
+    rewritten = clock()
+    if optimized.plan is not plan:
+        physical, num_rows, columns = prepare(optimized.plan, rows, params)
+    lowered = clock()
+    planned = plan_calls(
+        physical,
+        num_rows,
+        columns,
+        codec=codec,
+        generator=generator,
+        options=options,
+        profile=profile,
+    )
+    fetched = [output for (name, _), output in known.items() if name in set(optimized.fetched)]
+    return Prepared(
+        plan=plan,
+        optimized=optimized,
+        physical=physical,
+        num_rows=num_rows,
+        columns=columns,
+        planned=planned,
+        fetched_tokens=(sum(output.prompt_tokens for output in fetched), len(fetched)),
+        seconds={
+            "rewrite": rewritten - start,
+            "lower": lowered - rewritten,
+            "schedule": clock() - lowered,
+        },
+    )
