@@ -97,7 +97,9 @@ def attend_gpu(
     work = jnp.stack([seqs, seqs, starts, ends, positions, positions + 1], axis=1)
     tiles = _pad_rows(by_head[batch.unit_rows], 8)  # [S, K, G, H]
     with jax.named_scope("attend_units"):
-        shape = _Shape(num_rows=1, heads=2 if kv_heads % 2 == 0 else 1, tiles=1)
+        # Two heads a thread block, where that leaves room for two stages.
+        heads = 2 if kv_heads % 2 == 0 and size * head_size <= 64 * 128 else 1
+        shape = _Shape(num_rows=1, heads=heads, tiles=1)
         units = run(tiles, work, batch.unit_workers, shape=shape)
 
     blocks, starts, ends = batch.block_items

@@ -1,0 +1,216 @@
+"""Compiles every kernel and whole steps for chips that are not here; one line per program and chip.
+
+`python tools/aot_check.py` compares with tools/aot_baseline.json and exits with 1 when a program
+does not compile, spills registers, exceeds a chip's shared memory, copies the pool, or needs more
+than the baseline says; `--record` writes the baseline anew. Chips whose compiler is not installed
+are skipped and say so. It needs neither GPU nor TPU, and reads nothing from the network.
+"""
+
+import argparse
+import dataclasses
+import fnmatch
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from aot_targets import CHIPS, Chip, open_devices, prepare_environment, why_missing
+
+if TYPE_CHECKING:
+    from aot_programs import Compilable
+
+BASELINE = Path(__file__).with_name("aot_baseline.json")
+MAX_SPILLED_BYTES = 0
+# A baseline may be exceeded by so much: compilers differ a little between patch releases.
+SLACK, SLACK_BYTES = 1.25, 2**20
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What the compiler said of one program.
+
+    Attributes:
+        implementation: of attention.
+        temp_bytes: memory beside arguments and results.
+        registers: most of any of our kernels' threads; 0 where there is none.
+        spilled_bytes: stored by all of them because registers ran out.
+        shared_bytes: most shared memory of a thread block.
+        flops: the compiler's estimate; 0 where it gives none.
+        bytes_accessed: likewise.
+    """
+
+    implementation: str
+    temp_bytes: int
+    registers: int
+    spilled_bytes: int
+    shared_bytes: int
+    flops: float
+    bytes_accessed: float
+
+
+def compile_for(devices: list, program: "Compilable", platform: str) -> Any:
+    """The compiled program, for one abstract device."""
+    import jax
+    import numpy as np
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    mesh = Mesh(np.array(devices), ("device",))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    jitted = jax.jit(
+        program.function,
+        in_shardings=everywhere,
+        out_shardings=everywhere,
+        donate_argnums=program.donated,
+    )
+    with jax.set_mesh(mesh):
+        traced = jitted.trace(*program.arguments)
+        return traced.lower(lowering_platforms=(platform,)).compile()
+
+
+def measure(compiled: Any, printed: str, implementation: str) -> Measured:
+    """Reads the compiled program, and what the kernels' assembler printed."""
+    memory = compiled.memory_analysis()
+    costs = compiled.cost_analysis() or {}
+
+    def numbers(pattern: str) -> list[int]:
+        return [int(found) for found in re.findall(pattern, printed)]
+
+    return Measured(
+        implementation=implementation,
+        temp_bytes=memory.temp_size_in_bytes,
+        registers=max(numbers(r"Used (\d+) registers"), default=0),
+        spilled_bytes=sum(numbers(r"(\d+) bytes spill stores")),
+        shared_bytes=max(numbers(r"smem_scratch_bytes=(\d+)"), default=0),
+        flops=costs.get("flops", 0.0),
+        bytes_accessed=costs.get("bytes accessed", 0.0),
+    )
+
+
+def find_faults(
+    measured: Measured, program: "Compilable", chip: Chip, baseline: dict[str, Any] | None
+) -> Iterator[str]:
+    """What is wrong with a program that compiled."""
+    if measured.spilled_bytes > MAX_SPILLED_BYTES:
+        yield f"{measured.spilled_bytes} bytes of registers are spilled"
+    if measured.shared_bytes > chip.shared_bytes > 0:
+        yield f"shared memory exceeds the chip's {chip.shared_bytes}"
+    if measured.temp_bytes > program.pool_bytes / 2 and measured.implementation != "xla":
+        yield f"temporaries are no small part of the pool's {program.pool_bytes} bytes"
+    for name in ("temp_bytes", "bytes_accessed"):
+        before = (baseline or {}).get(name)
+        now = getattr(measured, name)
+        if before is not None and now > before * SLACK + SLACK_BYTES:
+            yield f"{name} was {before:.0f} and is {now:.0f}"
+
+
+@contextmanager
+def captured_output() -> Iterator[Callable[[], str]]:
+    """Collects what native code prints to both streams; Python's own prints too."""
+    with tempfile.TemporaryFile() as file:
+        saved = [os.dup(number) for number in (1, 2)]
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number in (1, 2):
+            os.dup2(file.fileno(), number)
+
+        def read() -> str:
+            sys.stdout.flush()
+            file.seek(0)
+            return file.read().decode(errors="replace")
+
+        try:
+            yield read
+        finally:
+            for number, old in zip((1, 2), saved, strict=True):
+                os.dup2(old, number)
+                os.close(old)
+
+
+def check(
+    name: str,
+    chip_name: str,
+    devices: list,
+    make: Callable[[Chip], "Compilable"],
+    baseline: dict[str, Any] | None,
+) -> tuple[Measured | None, bool]:
+    """Compiles one program for one chip and prints its line."""
+    chip = CHIPS[chip_name]
+    started = time.monotonic()
+    measured, faults, implementation = None, [], "?"
+    try:
+        program = make(chip)
+        implementation = program.implementation
+        with captured_output() as printed:
+            compiled = compile_for(devices, program, chip.platform)
+            measured = measure(compiled, printed(), implementation)
+        faults = list(find_faults(measured, program, chip, baseline))
+    except Exception as error:  # every way a compiler fails is a line of the report
+        faults = [f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"]
+    line = f"{'FAULT' if faults else 'ok':<5} {chip_name:<5} {name:<24} {implementation:<10}"
+    line += f" {time.monotonic() - started:5.1f}s"
+    if measured is not None:
+        line += f" temp {measured.temp_bytes / 2**20:8.2f} MiB"
+        if measured.registers:
+            line += f" {measured.registers} registers {measured.spilled_bytes} spilled"
+            line += f" shared {measured.shared_bytes / 1024:.0f} KiB"
+        if measured.bytes_accessed:
+            line += f" reads+writes {measured.bytes_accessed / 2**20:.0f} MiB"
+    print(line, *faults, sep=" | ", flush=True)
+    return measured, not faults
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--chips", default=",".join(CHIPS), help="comma-separated")
+    parser.add_argument("--only", default="*", help="programs, as a shell pattern")
+    parser.add_argument("--record", action="store_true", help="write the baseline anew")
+    arguments = parser.parse_args()
+    chips = arguments.chips.split(",")
+    for chip_name in chips:
+        if chip_name not in CHIPS:
+            parser.error(f"{chip_name!r} is no chip; choose from {', '.join(CHIPS)}")
+    prepare_environment()
+    import jax
+    from aot_programs import make_programs
+
+    recorded = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
+    # Another jax is another compiler: its numbers are no fault of ours.
+    before = recorded.get("programs", {}) if recorded.get("jax") == jax.__version__ else {}
+    after: dict[str, Any] = {}
+    programs = make_programs()
+    is_well, num_checked = True, 0
+    for chip_name in chips:
+        missing = why_missing(CHIPS[chip_name])
+        if missing is not None:
+            print(f"skip  {chip_name:<5} {missing}", flush=True)
+            continue
+        with captured_output():
+            devices = open_devices(chip_name, CHIPS[chip_name])
+        for name, make in programs.items():
+            if not fnmatch.fnmatch(name, arguments.only):
+                continue
+            key = f"{chip_name} {name}"
+            measured, good = check(name, chip_name, devices, make, before.get(key))
+            is_well &= good
+            num_checked += 1
+            if measured is not None:
+                after[key] = dataclasses.asdict(measured)
+    print(f"{num_checked} programs compiled with jax {jax.__version__}, nothing was run")
+    if arguments.record:
+        programs_recorded = before | after
+        BASELINE.write_text(
+            json.dumps({"jax": jax.__version__, "programs": programs_recorded}, indent=1) + "\n"
+        )
+    return 0 if is_well else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

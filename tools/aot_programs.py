@@ -1,0 +1,250 @@
+"""The programs that must compile for every chip: kernels alone, and whole steps of an engine."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from aot_targets import Chip
+
+from helium_jax.engine.packing import step_layout
+from helium_jax.engine.sampling_state import allocate_sampling_state
+from helium_jax.engine.step import run_step
+from helium_jax.kernels.attention import (
+    ORDERS,
+    Target,
+    choose_implementation,
+    make_layout,
+    paged_attention,
+    unpack_batch,
+)
+from helium_jax.kernels.page_write import write_pages
+from helium_jax.kernels.pages import KVPages, allocate_pages
+from helium_jax.models.config import ModelConfig
+from helium_jax.models.params import param_shapes
+from helium_jax.models.shapes import random_config
+
+Shape = jax.ShapeDtypeStruct
+# Enough for any pool copy to be seen: layers are unrolled and alike.
+STEP_LAYERS = 4
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Compilable:
+    """One program for one chip.
+
+    Attributes:
+        function: of `arguments` in order; the pages, argument `pages_at`, are donated.
+        arguments: ShapeDtypeStructs.
+        donated: numbers of donated arguments.
+        pool_bytes: of the pages.
+        implementation: of attention.
+    """
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    donated: tuple[int, ...]
+    pool_bytes: int
+    implementation: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class KernelShape:
+    """One layer's attention: N, K, H, B, T, S, C and the dtype."""
+
+    num_heads: int = 32
+    num_kv_heads: int = 8
+    head_size: int = 128
+    page_size: int = 64
+    num_tokens: int = 64
+    num_seqs: int = 64
+    pages_per_seq: int = 128
+    dtype: str = "bfloat16"
+    window: int | None = None
+    soft_cap: float | None = None
+
+
+KERNELS = {
+    "decode": KernelShape(),
+    "decode-window": KernelShape(window=1024, soft_cap=50.0),
+    "decode-head64": KernelShape(num_heads=14, num_kv_heads=2, head_size=64, page_size=128),
+    "decode-page16": KernelShape(page_size=16, num_heads=8, num_kv_heads=8),
+    "chunk": KernelShape(num_tokens=2048, num_seqs=256),
+    "chunk-float16": KernelShape(num_tokens=512, num_seqs=64, dtype="float16"),
+    "chunk-float32": KernelShape(num_tokens=512, num_seqs=64, dtype="float32"),
+}
+STEPS = {
+    "step-tiny": ("tiny", 32, 8, 32),
+    "step-8b-decode": ("qwen3-8b", 128, 128, 8192),
+    "step-8b-chunk": ("qwen3-8b", 2048, 256, 8192),
+}
+
+
+def make_programs() -> dict[str, Callable[[Chip], Compilable]]:
+    """Every program by name, as a function of the chip: its layouts differ."""
+    programs: dict[str, Callable[[Chip], Compilable]] = {}
+    for name, shape in KERNELS.items():
+        programs[f"attention/{name}"] = partial(_attention, shape)
+    programs["page_write/decode"] = partial(_page_write, KernelShape())
+    programs["page_write/chunk"] = partial(_page_write, KERNELS["chunk"])
+    for name, (model, num_tokens, num_seqs, max_model_len) in STEPS.items():
+        config = _tiny_config() if model == "tiny" else random_config(model)
+        num_layers = min(config.num_layers, STEP_LAYERS)
+        config = dataclasses.replace(
+            config, num_layers=num_layers, windows=config.windows[:num_layers]
+        )
+        programs[f"step/{name.removeprefix('step-')}"] = partial(
+            _step, config, num_tokens, num_seqs, max_model_len
+        )
+    return programs
+
+
+def _target(chip: Chip, shape: KernelShape) -> Target:
+    name, _ = choose_implementation(
+        chip.platform,
+        dtype=shape.dtype,
+        head_size=shape.head_size,
+        page_size=shape.page_size,
+        num_heads=shape.num_heads,
+        num_kv_heads=shape.num_kv_heads,
+        compute_capability=chip.capability or None,
+    )
+    return Target(
+        implementation=name,
+        num_heads=shape.num_heads,
+        num_kv_heads=shape.num_kv_heads,
+        num_cores=chip.cores,
+    )
+
+
+def _pages(chip: Chip, shape: KernelShape, num_layers: int, num_pages: int) -> KVPages:
+    return jax.eval_shape(
+        partial(
+            allocate_pages,
+            num_layers=num_layers,
+            num_pages=num_pages,
+            page_size=shape.page_size,
+            num_kv_heads=shape.num_kv_heads,
+            head_size=shape.head_size,
+            dtype=shape.dtype,
+            platform=chip.platform,
+            order=ORDERS[_target(chip, shape).implementation],
+        )
+    )
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _attention(shape: KernelShape, chip: Chip) -> Compilable:
+    """One layer's attention over a pool of a GiB or so."""
+    target = _target(chip, shape)
+    pages = _pages(chip, shape, 2, 65536 // shape.page_size)
+    layout = make_layout(
+        num_tokens=shape.num_tokens,
+        num_seqs=shape.num_seqs,
+        pages_per_seq=shape.pages_per_seq,
+        page_size=shape.page_size,
+        num_pages=pages.num_pages,
+        target=target,
+    )
+
+    def attend(q: jax.Array, pages: KVPages, ints: jax.Array) -> jax.Array:
+        batch = unpack_batch(layout, ints)
+        return paged_attention(
+            q,
+            pages,
+            1,
+            batch,
+            scale=shape.head_size**-0.5,
+            window=shape.window,
+            soft_cap=shape.soft_cap,
+            implementation=target.implementation,
+        )[0]
+
+    q = Shape((shape.num_tokens, shape.num_heads, shape.head_size), shape.dtype)
+    return Compilable(
+        function=attend,
+        arguments=(q, pages, Shape((layout.num_ints,), jnp.int32)),
+        donated=(),
+        pool_bytes=_bytes(pages),
+        implementation=target.implementation,
+    )
+
+
+def _page_write(shape: KernelShape, chip: Chip) -> Compilable:
+    """All layers' writes, each of which must be in place."""
+    target = _target(chip, shape)
+    pages = _pages(chip, shape, STEP_LAYERS, 65536 // shape.page_size)
+
+    def write(pages: KVPages, k: jax.Array, v: jax.Array, slots: jax.Array) -> KVPages:
+        for layer in range(STEP_LAYERS):
+            pages = write_pages(
+                pages, layer, k + layer, v, slots, implementation=target.implementation
+            )
+        return pages
+
+    new = Shape((shape.num_tokens, shape.num_kv_heads, shape.head_size), shape.dtype)
+    return Compilable(
+        function=write,
+        arguments=(pages, new, new, Shape((shape.num_tokens,), jnp.int32)),
+        donated=(0,),
+        pool_bytes=_bytes(pages),
+        implementation=target.implementation,
+    )
+
+
+def _step(
+    config: ModelConfig, num_tokens: int, num_seqs: int, max_model_len: int, chip: Chip
+) -> Compilable:
+    """A whole step of the engine, as its runner compiles it."""
+    shape = KernelShape(
+        num_heads=config.num_q_heads,
+        num_kv_heads=config.num_kv_heads,
+        head_size=config.head_size,
+        dtype=config.dtype,
+    )
+    target = _target(chip, shape)
+    # 64 Ki tokens: a pool well above what a step may need beside it.
+    pages = _pages(chip, shape, config.num_layers, 65536 // shape.page_size)
+    layout = step_layout(
+        num_tokens=num_tokens,
+        max_num_seqs=num_seqs,
+        max_model_len=max_model_len,
+        page_size=shape.page_size,
+        num_pages=pages.num_pages,
+        deterministic=False,
+        target=target,
+    )
+    state = jax.eval_shape(partial(allocate_sampling_state, num_seqs, max_model_len))
+    step = partial(run_step, config=config, layout=layout)
+    return Compilable(
+        function=step,
+        arguments=(
+            param_shapes(config, jnp.dtype(config.dtype)),
+            pages,
+            state,
+            Shape((layout.num_ints,), jnp.int32),
+        ),
+        donated=(1, 2),
+        pool_bytes=_bytes(pages),
+        implementation=target.implementation,
+    )
+
+
+def _tiny_config() -> ModelConfig:
+    """Small in every direction, in bfloat16 with heads that the kernels take."""
+    return dataclasses.replace(
+        random_config("qwen3-0.6b"),
+        vocab_size=512,
+        width=128,
+        num_q_heads=4,
+        num_kv_heads=2,
+        head_size=64,
+        query_scale=64**-0.5,
+        ffn_width=256,
+        max_position=4096,
+    )
