@@ -21,6 +21,7 @@ COMMANDS = {
     "run": ("helium_jax.cli.run", "Run a plan over rows of inputs."),
     "explain": ("helium_jax.cli.explain", "Show how a plan would run, without running it."),
     "demo": ("helium_jax.cli.demo", "Watch workflows run through the engine, and checked."),
+    "bench": ("helium_jax.cli.bench", "Run the paper's experiments: policies on workloads."),
     "doctor": ("helium_jax.cli.doctor", "Check this installation and its devices."),
     "convert": ("helium_jax.cli.convert", "Convert a model folder: safetensors <-> Orbax."),
 }

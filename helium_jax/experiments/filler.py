@@ -5,7 +5,7 @@ from random import Random
 
 from helium_jax.builtin import words
 from helium_jax.executor.codec import TextCodec
-from helium_jax.plan.builder import Settings
+from helium_jax.plan.settings import Settings
 
 _WORDS = (*words.THINGS, *words.COLOURS, *words.CITIES, *words.ANIMALS, *words.TOOLS)
 _SHORT = (".", ",", ";")  # ends a text whose last tokens no word fits

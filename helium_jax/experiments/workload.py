@@ -1,7 +1,7 @@
 """What an experiment runs: a plan with its batches, and the lengths it was made from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from helium_jax.plan import Plan
 
@@ -49,3 +49,8 @@ class Workload:
     earlier: tuple[Row, ...] | None = None
     lengths: Lengths
     scale: float
+
+    def head(self, num_rows: int | None) -> "Workload":
+        """The same with the first rows of its batches only; all of them for None."""
+        earlier = None if self.earlier is None else self.earlier[:num_rows]
+        return replace(self, rows=self.rows[:num_rows], earlier=earlier)

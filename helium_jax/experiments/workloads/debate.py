@@ -3,7 +3,7 @@
 from helium_jax.experiments.filler import Filler
 from helium_jax.experiments.workload import Lengths, Workload
 from helium_jax.experiments.workloads.map_reduce import NUM_QUESTIONS, context_row
-from helium_jax.plan.builder import Expression, PlanBuilder
+from helium_jax.plan import Expression, PlanBuilder
 
 NUM_AGENTS = 3
 

@@ -2,7 +2,7 @@
 
 from helium_jax.experiments.filler import Filler
 from helium_jax.experiments.workload import Lengths, Workload
-from helium_jax.plan.builder import Expression, PlanBuilder
+from helium_jax.plan import Expression, PlanBuilder
 
 SUMMARY_TOKENS = (216, 260, 310, 345, 374, 401)
 

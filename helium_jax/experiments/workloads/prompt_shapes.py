@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from helium_jax.experiments.filler import Filler
 from helium_jax.experiments.workload import Lengths, Workload
-from helium_jax.plan.builder import PlanBuilder
+from helium_jax.plan import PlanBuilder
 
 NUM_EXPERTS = 4
 ROWS_PER_CONTEXT = 4

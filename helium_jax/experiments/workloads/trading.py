@@ -8,7 +8,7 @@ traders are four prompts, each there twice.
 
 from helium_jax.experiments.filler import Filler
 from helium_jax.experiments.workload import Lengths, Workload
-from helium_jax.plan.builder import Expression, PlanBuilder
+from helium_jax.plan import Expression, PlanBuilder
 
 # Tokens of each document; those marked stay the same from one day to the next.
 FUNDAMENTALS = (703, 1_900, 2_334, 2_334)  # the same on both days

@@ -1,0 +1,140 @@
+"""Tables of measured runs beside the paper's numbers, for people."""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.box import SIMPLE
+from rich.table import Table
+
+from helium_jax.experiments import paper
+from helium_jax.experiments.experiment import Record
+from helium_jax.experiments.variant import HELIUM
+
+TITLES: Mapping[str, str] = {
+    "a": "a. policies and workloads",
+    "b": "b. Helium without each of its parts",
+    "c": "c. the order of calls alone, caches off",
+    "e": "e. sensitivity",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One variant of a case over all rounds: medians.
+
+    Attributes:
+        times_helium: its seconds over Helium's in the same round, per row; None without Helium.
+        paper: the same in the paper, where it says.
+        records: of all rounds.
+    """
+
+    case: str
+    variant: str
+    merge: bool
+    times_helium: float | None
+    paper: float | None
+    records: tuple[Record, ...]
+
+    def median(self, value: Callable[[Record], float]) -> float:
+        """Of all rounds."""
+        return statistics.median(value(record) for record in self.records)
+
+
+def summarise(records: Sequence[Record]) -> list[Line]:
+    """One line for each variant of each case, in the order of the first round."""
+    groups: dict[tuple[str, str, bool, str], list[Record]] = {}
+    for r in records:
+        groups.setdefault((r.table, r.case, r.merge, r.variant), []).append(r)
+    lines = []
+    for (table, case, merge, variant), mine in groups.items():
+        helium = {r.round: r for r in groups.get((table, case, merge, HELIUM), [])}
+        ratios = [
+            r.seconds_per_row / helium[r.round].seconds_per_row for r in mine if r.round in helium
+        ]
+        lines.append(
+            Line(
+                case=case,
+                variant=variant,
+                merge=merge,
+                times_helium=statistics.median(ratios) if ratios else None,
+                paper=_published(table, mine[0]),
+                records=tuple(mine),
+            )
+        )
+    return lines
+
+
+def _published(table: str, record: Record) -> float | None:
+    known: Mapping[str, Mapping[str, float]] = {
+        "a": paper.TIMES_HELIUM.get(record.paper, {}),
+        "b": paper.ABLATION if record.paper.startswith("trading") else {},
+        "c": paper.SCHEDULING if record.paper.startswith("trading") else {},
+    }
+    return known.get(table, {}).get(record.variant)
+
+
+def make_table(table: str, records: Sequence[Record]) -> Table:
+    """What one table's runs cost, a line for each variant."""
+    made = Table(title=TITLES[table], box=SIMPLE, padding=(0, 1, 0, 0))
+    for heading in ("case", "merged", "variant"):
+        made.add_column(heading, no_wrap=True)
+    headings = ("seconds", "x helium", "paper", "calls", "reused", "needed", "computed", "ahead")
+    for heading in (*headings, "hit", "evicted", "batch", "precomp s", "equal"):
+        made.add_column(heading, justify="right", no_wrap=True)
+    previous = None
+    for line in summarise([record for record in records if record.table == table]):
+        one = line.records[0].measured
+        here = (line.case, line.merge)
+        made.add_row(
+            line.case if here != previous else "",
+            ("yes" if line.merge else "no") if here != previous else "",
+            line.variant,
+            _seconds(line),
+            _times(line.times_helium),
+            _times(line.paper),
+            str(one.calls),
+            str(one.reused_calls),
+            str(one.needed),
+            f"{line.median(lambda r: r.measured.computed):.0f}",
+            str(one.precomputed),
+            f"{line.median(lambda r: r.measured.hit_rate):.0%}",
+            f"{line.median(lambda r: r.measured.evicted_then_needed):.0f}",
+            f"{line.median(lambda r: r.measured.mean_batch):.1f}",
+            f"{line.median(lambda r: r.measured.precompute_s):.2f}",
+            f"{min(r.equal_outputs for r in line.records):.0%}",
+        )
+        previous = here
+    return made
+
+
+def ratios_table(records: Sequence[Record]) -> Table:
+    """Seconds over Helium's, workload by policy, ours / the paper's."""
+    made = Table(title="seconds over Helium's: here / paper", box=SIMPLE, padding=(0, 1, 0, 0))
+    lines = [
+        line
+        for line in summarise([record for record in records if record.table == "a"])
+        if line.variant != HELIUM and line.times_helium is not None
+    ]
+    policies = list(dict.fromkeys(line.variant for line in lines))
+    made.add_column("workload", no_wrap=True)
+    made.add_column("merged", no_wrap=True)
+    for policy in policies:
+        made.add_column(policy, justify="right", no_wrap=True)
+    cells: dict[tuple[str, bool], dict[str, str]] = {}
+    for line in lines:
+        text = _times(line.times_helium) + (f" / {line.paper:.2f}" if line.paper else "")
+        cells.setdefault((line.case, line.merge), {})[line.variant] = text
+    for (case, merge), row in cells.items():
+        made.add_row(case, "yes" if merge else "no", *(row.get(policy, "") for policy in policies))
+    return made
+
+
+def _seconds(line: Line) -> str:
+    seconds = line.median(lambda record: record.measured.seconds)
+    rows = line.records[0].measured.num_rows
+    return f"{seconds:.2f}" + (f" ({rows} row)" if line.variant == "naive" and rows == 1 else "")
+
+
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}"
