@@ -1,5 +1,6 @@
 """Helium: the planned order among ready calls, placed by prefix and load, told to the KV store."""
 
+from bisect import bisect_left, insort
 from dataclasses import dataclass
 
 from helium_jax.schedule.book import Book
@@ -12,14 +13,20 @@ from helium_jax.schedule.dispatch import (
     Release,
 )
 from helium_jax.schedule.output_lengths import OutputLengths
-from helium_jax.schedule.plan_order import PlanOrder, plan_order
+from helium_jax.schedule.plan_order import PlanOrder, choose_window
 from helium_jax.schedule.planned_uses import PlannedUses
 from helium_jax.schedule.resident import Resident, page_hashes
+from helium_jax.schedule.soft_schedule import SoftSchedule, plan_schedule, reschedule
 
 QUEUE_SHARE = 0.25  # calls beyond a worker's places, so that it finds its next one at once
 OUTPUT_WEIGHT = 2.0  # an output token's time beside that of a prompt token, in a full batch
 DEFAULT_OUTPUT = 256.0  # tokens of an answer about which nothing is known
-LOOKAHEAD = 4  # calls looked at for each place, to find those whose prefix a worker has
+FIRST_REVIEW = 16  # the plan is looked at again after this fraction of the calls, then twice it
+MIN_REVIEW = 32  # calls; below that a plan is over before another one is made
+LOOKAHEAD = 64  # calls looked at beyond the first that has to wait for its worker
+SMALL_LOSS = 0.1  # of a call's work: so much may be computed again to keep workers equally busy
+
+_Key = tuple[int, int, tuple[int, ...], int]  # priority, place in the plan, iteration, call
 
 
 def helium(graph: CallGraph, setting: DispatchSetting) -> Dispatcher:
@@ -35,10 +42,11 @@ def helium(graph: CallGraph, setting: DispatchSetting) -> Dispatcher:
     return _Helium(graph, setting)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Worker:
     """Load of one engine as far as this run makes it."""
 
+    index: int
     resident: Resident
     num_calls: int = 0
     num_tokens: float = 0.0
@@ -58,21 +66,27 @@ class _Helium:
     def __init__(self, graph: CallGraph, setting: DispatchSetting) -> None:
         self._graph = graph
         self._setting = setting
-        self._order = plan_order(graph, setting)
+        self._capacities = [float(setting.kv_tokens)] * setting.num_workers
+        self._order = self._ordered(plan_schedule(graph, self._capacities))
         self._book = Book(setting.num_workers)
         self._workers = [
-            _Worker(Resident(setting.page_size, setting.kv_tokens))
-            for _ in range(setting.num_workers)
+            _Worker(index, Resident(setting.page_size, setting.kv_tokens))
+            for index in range(setting.num_workers)
         ]
         self._most = setting.max_num_seqs + max(int(QUEUE_SHARE * setting.max_num_seqs), 2)
         span = setting.num_workers * self._most * (len(graph.nodes) + 1)
         self._uses = PlannedUses(graph, self._order.rank, patience=span)
         self._lengths = OutputLengths(graph)
         self._pages: dict[int, tuple[int, ...]] = {}
+        self._queue: list[_Key] = []  # of what is ready, in order
         self._flights: dict[int, _Flight] = {}
         self._news: list[PrefixUse] = []
         self._closing: set[str] = set()
         self._turns = _Turns(graph, self._order) if setting.strict else None
+        self._over: list[tuple[str, int]] = []
+        self._num_finished = 0
+        num_calls = len(graph.nodes) * graph.num_rows
+        self._next_review = max(num_calls // FIRST_REVIEW, MIN_REVIEW)
         self._has_changed = False
 
     @property
@@ -85,6 +99,7 @@ class _Helium:
     def ready(self, call: ReadyCall) -> None:
         self._book.add(call)
         self._pages[call.call_id] = page_hashes(call.token_ids, self._setting.page_size)
+        insort(self._queue, self._key(call))
         self._has_changed = True
 
     def started(self, call_id: int) -> None:
@@ -93,6 +108,8 @@ class _Helium:
             self._news += self._uses.started(call)
 
     def finished(self, call_id: int, output_tokens: int) -> None:
+        if call_id in self._book.ready:
+            self._leave_queue(self._book.ready[call_id])
         call = self._book.end(call_id)
         self._pages.pop(call_id, None)
         self._has_changed = True
@@ -103,13 +120,15 @@ class _Helium:
         flight.worker.num_tokens -= flight.num_tokens
         flight.worker.work -= flight.work
         self._news += self._uses.finished(call)
-        if self._lengths.observe(call.operator, output_tokens):
-            # The KV store keeps comparing with what it was told, so uses keep the first numbers.
-            self._order = plan_order(self._lengths.corrected(), self._setting)
+        self._num_finished += 1
+        self._lengths.observe(call.operator, output_tokens)
+        if self._num_finished >= self._next_review:
+            self._review()
 
     def closed(self, operator: str, row: int) -> None:
         self._uses.close(operator, row)
         self._closing.add(operator)
+        self._over.append((operator, row))
         if self._turns is not None:
             self._turns.skip(operator, row)
         self._has_changed = True
@@ -128,72 +147,88 @@ class _Helium:
     def release(self, room: int) -> list[Release]:
         if room <= 0 or not self._has_changed or not self._book.ready:
             return []
-        calls = sorted(self._book.ready.values(), key=self._key)
+        calls = [self._book.ready[call_id] for *_, call_id in self._queue]
         if self._turns is not None:
             calls = self._turns.choose(calls, is_idle=self._book.is_idle)
         releases = self._place(calls, room)
         self._has_changed = len(releases) == room  # there may be more
         return releases
 
-    def _key(self, call: ReadyCall) -> tuple[int, int, tuple[int, ...], int]:
+    def _key(self, call: ReadyCall) -> _Key:
         rank = self._order.rank(call.operator, call.row)
         return (call.priority, rank, call.frame, call.call_id)
+
+    def _leave_queue(self, call: ReadyCall) -> None:
+        del self._queue[bisect_left(self._queue, self._key(call))]
+
+    def _ordered(self, schedule: SoftSchedule) -> PlanOrder:
+        return PlanOrder(schedule=schedule, window=choose_window(schedule, self._setting))
+
+    def _review(self) -> None:
+        """Plans the rest again if answers are not as long as was thought; a few times in a run.
+
+        What the KV store was told stays comparable: uses keep the first plan's numbers.
+        """
+        self._next_review *= 2
+        observed = self._lengths.corrections()
+        if observed:
+            done = [place for place in self._over if place[0] in self._graph.place]
+            self._order = self._ordered(
+                reschedule(self._graph, self._capacities, done=done, observed=observed)
+            )
+            self._queue = sorted(map(self._key, self._book.ready.values()))
 
     # --- places --------------------------------------------------------------------------------
 
     def _place(self, calls: list[ReadyCall], room: int) -> list[Release]:
-        """Gives calls to workers that have room, as many as possible."""
-        alive = [self._workers[index] for index in self._book.workers]
-        if len(alive) <= 1:
-            worker = alive[0] if alive else self._workers[0]
-            releases = []
-            for call in calls[:room]:
-                if not self._fits(call, worker):
-                    break
-                releases.append(self._send(call, worker))
-            return releases
-        releases = []
+        """Gives calls to workers until none has room for its next one."""
+        alive = [self._workers[index] for index in self._book.workers] or self._workers[:1]
+        is_open = {worker: worker.num_calls < self._most for worker in alive}
+        releases: list[Release] = []
         passed: list[ReadyCall] = []
-        seats = sum(max(self._most - worker.num_calls, 0) for worker in alive)
-        for call in calls[: LOOKAHEAD * seats]:
-            if len(releases) == room or not seats:
+        for call in calls:
+            if len(releases) == room or len(passed) == LOOKAHEAD or not any(is_open.values()):
                 break
             worker = self._favourite(call, alive)
-            if self._fits(call, worker):
+            if is_open[worker] and self._fits(call, worker):
                 releases.append(self._send(call, worker))
-                seats -= 1
             else:
+                is_open[worker] = False  # nothing smaller overtakes it
                 passed.append(call)
+        takers = [worker for worker, is_free in is_open.items() if is_free]
         while passed and len(releases) < room:
-            call = self._steal(passed, alive)
-            if call is None:
+            stolen = self._steal(passed, takers, alive)
+            if stolen is None:
                 break
-            passed.remove(call[0])
-            releases.append(self._send(*call))
+            passed.remove(stolen[0])
+            releases.append(self._send(*stolen))
         return releases
 
     def _favourite(self, call: ReadyCall, alive: list[_Worker]) -> _Worker:
-        """The worker with most of the prompt, then with room, then with the least work."""
+        """The least loaded of the workers on which little of the prompt must be computed that
+        another one has."""
+        if len(alive) == 1:
+            return alive[0]
         pages = self._pages[call.call_id]
-
-        def rank(worker: _Worker) -> tuple[int, bool, float]:
-            return (-worker.resident.match(pages), not self._fits(call, worker), worker.work)
-
-        return min(alive, key=rank)
+        matched = [worker.resident.match(pages) for worker in alive]
+        work = len(pages) + OUTPUT_WEIGHT * self._output_tokens(call) / self._setting.page_size
+        least = max(matched) - SMALL_LOSS * work
+        near = [worker for worker, found in zip(alive, matched, strict=True) if found >= least]
+        return min(near, key=lambda worker: (worker.num_calls >= self._most, worker.work))
 
     def _steal(
-        self, passed: list[ReadyCall], alive: list[_Worker]
+        self, passed: list[ReadyCall], takers: list[_Worker], alive: list[_Worker]
     ) -> tuple[ReadyCall, _Worker] | None:
-        """The call that loses least when a worker with room takes it, and that worker."""
+        """The call that loses least when a worker with places to fill takes it, and that worker."""
         best: tuple[int, ReadyCall, _Worker] | None = None
-        for worker in alive:
+        for worker in takers:
             if worker.num_calls >= self._setting.max_num_seqs:
                 continue  # it has enough to do without
             for call in passed:
                 pages = self._pages[call.call_id]
                 most = max(other.resident.match(pages) for other in alive)
                 loss = most - worker.resident.match(pages)
-                if self._fits(call, worker) and (best is None or loss < best[0]):
+                if (best is None or loss < best[0]) and self._fits(call, worker):
                     best = (loss, call, worker)
         return best[1:] if best is not None else None
 
@@ -212,6 +247,7 @@ class _Helium:
         worker.num_tokens += num_tokens
         worker.work += work
         worker.resident.use(self._pages[call.call_id])
+        self._leave_queue(call)
         self._book.start(call.call_id)
         self._uses.consume(call)
         next_use = self._uses.at_release(call)
@@ -221,7 +257,7 @@ class _Helium:
         has_choice = len(self._book.workers) > 1
         return Release(
             call_id=call.call_id,
-            worker=self._workers.index(worker) if has_choice else None,
+            worker=worker.index if has_choice else None,
             priority=call.priority,
             planned_next_use=next_use,
         )
