@@ -6,10 +6,11 @@ neighbours. Small batches are then refined call by call. Everything is bounded b
 steps, not by time, and nothing is drawn: equal graphs give equal schedules.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import zip_longest
+from itertools import chain, islice, zip_longest
 
 from helium_jax.schedule.call_graph import CallGraph
 from helium_jax.schedule.neighbours import neighbours
@@ -19,6 +20,7 @@ from helium_jax.schedule.sequencing import Frontier, Prefix, Sequencing
 from helium_jax.schedule.token_step import TokenSteps
 
 _TOLERANCE = 1e-9
+_RUN = 2  # sampled rows that follow each other, where that makes a difference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,12 +30,14 @@ class PlanningEffort:
     Attributes:
         sampled_rows: rows on which orders of operators are compared, per worker.
         evaluated_calls: calls whose times are worked out while orders are compared.
+        predicted_calls: largest batch, in calls, whose makespan is worked out with all its rows.
         refined_calls: largest batch, in calls, that is refined call by call.
         refined_prefixes: beginnings of orders looked at while refining.
     """
 
     sampled_rows: int = 4
     evaluated_calls: int = 20_000
+    predicted_calls: int = 5_000
     refined_calls: int = 32
     refined_prefixes: int = 4_000
 
@@ -90,7 +94,7 @@ class SoftSchedule:
         return before + place * size + within
 
     def worker(self, operator: str, row: int) -> int | None:
-        """Where a call is planned; None for unknown ones."""
+        """Where a call is planned, as an index of the capacities; None for unknown ones."""
         if operator not in self.graph.place or row not in self._row_places:
             return None
         return self.placement[self.graph.place[operator]][row]
@@ -114,6 +118,19 @@ class SoftSchedule:
             for row in self.rows:
                 yield from ((name, row) for name in inner if self.worker(name, row) == worker)
 
+    def text(self) -> str:
+        """The schedule for EXPLAIN: per worker its sequences, one a line; or its calls."""
+        lines = [f"predicted: {self.makespan:.6g} token steps"]
+        workers = sorted({worker for placed in self.placement for worker in placed})
+        for worker in workers:
+            if self.refined is not None:
+                calls = " ".join(f"{name}[{row}]" for name, row in self.order(worker))
+                lines += [f"worker {worker}, call by call:", f"  {calls}"]
+                continue
+            lines.append(f"worker {worker}, every line row by row:")
+            lines += ["  " + ", ".join(inner) for inner in self.sequences_on(worker)]
+        return "\n".join(lines)
+
 
 def plan_schedule(
     graph: CallGraph,
@@ -136,7 +153,7 @@ def plan_schedule(
     search = _Search(steps, effort)
     cost, plan = search.find()
     refined = None
-    if steps.num_calls <= effort.evaluated_calls:  # else the sample's time has to do
+    if len(steps.calls) <= effort.predicted_calls:  # else the sample's time has to do
         cost = steps.evaluate(search.calls_of(plan, steps, range(rows))).makespan
     if len(steps.calls) <= effort.refined_calls and len(capacities) == 1:
         found = _refine(steps, effort.refined_prefixes)
@@ -205,9 +222,7 @@ class _Search:
         self._steps = steps
         self._effort = effort
         self.ordered = group_rows(steps)
-        wanted = effort.sampled_rows * len(steps.capacities)
-        rows = self.ordered[:: max(1, -(-len(self.ordered) // wanted))]
-        self._rows = sorted(rows)
+        self._rows = self._sample_rows()
         self._sample = self._sampled()
         self.num_evaluated = 0
 
@@ -248,6 +263,17 @@ class _Search:
                         orders[plan.placement[operator][row]].append(call)
         return orders
 
+    def _sample_rows(self) -> list[int]:
+        """Rows from all over those with open calls; neighbours, where neighbours are alike."""
+        graph = self._steps.graph
+        num_done = Counter(call % graph.num_rows for call in self._steps.done)
+        rows = [row for row in self.ordered if num_done[row] < len(graph.nodes)]
+        run = _RUN if graph.values else 1
+        wanted = max(1, self._effort.sampled_rows * len(self._steps.capacities) // run)
+        stride = run * max(1, -(-len(rows) // (wanted * run)))
+        starts = range(0, len(rows), stride)
+        return sorted(row for start in starts for row in rows[start : start + run])
+
     def _sampled(self) -> TokenSteps:
         """The model on the sample; a sampled row is as much work as the rows it stands for."""
         graph, rows = self._steps.graph, self._rows
@@ -258,7 +284,8 @@ class _Search:
             for index, row in enumerate(rows)
             if place * graph.num_rows + row in self._steps.done
         }
-        share = len(rows) / max(graph.num_rows, 1)
+        num_sampled = len(graph.nodes) * len(rows) - len(done)
+        share = num_sampled / max(len(self._steps.calls), 1)
         return TokenSteps(
             graph=replace(graph, num_rows=len(rows), values=values),
             capacities=tuple(capacity * share for capacity in self._steps.capacities),
@@ -287,16 +314,19 @@ class _Search:
 
     def _improve(self, cost: float, plan: _Plan) -> tuple[float, _Plan]:
         """Local search over sequences of operators: split, join and move, while it helps."""
-        improved = True
+        first, improved = 0, True
         while improved:
             improved = False
-            for inners in neighbours(plan.inners, self._steps.graph):
+            # Goes on where it was: what was tried before is mostly no better now.
+            ahead = islice(neighbours(plan.inners, self._steps.graph), first, None)
+            behind = islice(neighbours(plan.inners, self._steps.graph), first)
+            for place, inners in enumerate(chain(ahead, behind), first):
                 if self._is_spent:
                     return cost, plan
                 other = replace(plan, inners=inners)
                 other_cost = self._cost(other)
                 if other_cost < cost * (1 - _TOLERANCE):
-                    cost, plan, improved = other_cost, other, True
+                    first, cost, plan, improved = place, other_cost, other, True
                     break
         return cost, plan
 

@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.bench_optimality import POLICIES, WORKFLOWS, gaps, random_graph, summary
+from bench.bench_optimality import CAPACITY, POLICIES, WORKFLOWS, gaps, random_graph, summary
 from helium_jax.schedule import CallGraph
 from helium_jax.schedule.soft_schedule import PlanningEffort, plan_schedule, reschedule
 from helium_jax.schedule.token_step import TokenSteps
 from tests.schedule.instances import call, figure_4, graphs, map_reduce, slot, static
 
+REFINED = WORKFLOWS["map-reduce, questions"]  # no nested sequences are as good
 NO_REFINING = PlanningEffort(refined_calls=0)
 
 
@@ -87,6 +88,16 @@ def test_a_map_reduce_keeps_the_experts_of_a_row_together(rows, makespan):
     schedule = plan_schedule(map_reduce(rows), [1000.0], effort=NO_REFINING)
     assert schedule.sequences == (("e0", "e1", "e2"), ("red",))
     assert schedule.makespan == pytest.approx(makespan, abs=1e-9)
+
+
+def test_a_schedule_shows_its_sequences_or_its_calls():
+    assert plan_schedule(map_reduce(8), [1000.0], effort=NO_REFINING).text() == (
+        "predicted: 156.92 token steps\nworker 0, every line row by row:\n  e0, e1, e2\n  red"
+    )
+    assert plan_schedule(map_reduce(1), [1000.0], effort=NO_REFINING).refined is None
+    refined = plan_schedule(REFINED, [CAPACITY])
+    assert refined.text().splitlines()[1] == "worker 0, call by call:"
+    assert len(refined.text().splitlines()[2].split()) == len(REFINED.nodes) * REFINED.num_rows
 
 
 def test_an_inner_sequence_holds_an_operator_and_what_needs_it_where_that_is_better():
