@@ -9,6 +9,7 @@ from helium_jax.executor.driver import RunEvent
 from helium_jax.executor.executor import run_plan
 from helium_jax.executor.options import NAIVE, RunOptions
 from helium_jax.executor.prefix import count_static_prefix
+from helium_jax.executor.preparing import Prepared, prepare, prepare_run
 from helium_jax.executor.result import (
     CallSpan,
     OperatorStatistics,
@@ -18,12 +19,13 @@ from helium_jax.executor.result import (
     RunStatistics,
 )
 from helium_jax.executor.run_control import RunControl
-from helium_jax.executor.session import Session, prepare
+from helium_jax.executor.session import Session
 
 __all__ = [
     "NAIVE",
     "CallSpan",
     "OperatorStatistics",
+    "Prepared",
     "RowError",
     "RowResult",
     "RunControl",
@@ -35,5 +37,6 @@ __all__ = [
     "TextCodec",
     "count_static_prefix",
     "prepare",
+    "prepare_run",
     "run_plan",
 ]

@@ -8,6 +8,7 @@ calls are one flight with several places waiting for it.
 import hashlib
 import heapq
 import itertools
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -38,6 +39,7 @@ from helium_jax.plan import CallSettings
 from helium_jax.schedule.dispatch import Dispatcher, ReadyCall, Release
 
 MAX_ENCODING = 64  # prompts being encoded at a time
+MAX_REMEMBERED = 256  # submitted calls whose consumers have not been looked at
 MAX_RERUNS = 8  # of a call whose engines died
 
 
@@ -111,7 +113,7 @@ class Calls:
         self._leaders: dict[bytes, int] = {}  # key of a call on its way -> its id
         self._answers: dict[bytes, tuple[Value, int]] = {}  # -> its value and prompt tokens
         self._held: list[int] = []  # released calls that wait for others' unused tokens
-        self._submitted: list[tuple[Place, int | None]] = []
+        self._submitted: deque[tuple[Place, int | None]] = deque(maxlen=MAX_REMEMBERED)
         self._num_encoding = 0
         self._num_ready = 0
         self._num_submitted = 0  # or held
@@ -129,8 +131,9 @@ class Calls:
         return is_idle and 2 * self._num_submitted <= self._max_in_flight
 
     def take_submitted(self) -> list[tuple[Place, int | None]]:
-        """The calls that went to the engine since the last time, and to which worker."""
-        submitted, self._submitted = self._submitted, []
+        """The latest calls that went to the engine, and to which worker; each is given once."""
+        submitted = [*self._submitted]
+        self._submitted.clear()
         return submitted
 
     @property

@@ -43,6 +43,7 @@ from helium_jax.executor.options import RunOptions
 from helium_jax.executor.output_cache import CachedOutput
 from helium_jax.executor.precompute import Warmer
 from helium_jax.executor.resources import Resources
+from helium_jax.executor.result import RunStatistics, summarize
 from helium_jax.executor.spans import SpanBook
 from helium_jax.executor.state import RunState
 from helium_jax.text.answer import stream_answer
@@ -119,6 +120,17 @@ class Driver:
             if self.functions is not None:
                 # One that hangs keeps its thread until it returns; nobody waits for it here.
                 self.functions.shutdown(wait=False, cancel_futures=True)
+
+    def statistics(self, seconds: float) -> RunStatistics:
+        """What the run cost, once it is over after `seconds`."""
+        warmed = 0 if self.warmer is None else self.warmer.computed
+        return summarize(
+            self.state.statistics(),
+            seconds,
+            spans=self.spans.ended(seconds),
+            precomputed=warmed + self.computed_ahead,
+            precompute_seconds=self.precompute_seconds,
+        )
 
     @property
     def now(self) -> float:

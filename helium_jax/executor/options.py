@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from helium_jax.errors import RequestError
+from helium_jax.optimizer import RULE_NAMES
 
 AS_READY = "as_ready"
 
@@ -62,5 +63,6 @@ NAIVE = RunOptions(
     output_cache=False,
     precompute=False,
     prefill_ahead=False,
+    disabled_rules=frozenset(RULE_NAMES),
     share_kv=False,
 )

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from helium_jax.errors import HeliumError
+from helium_jax.executor.options import RunOptions
+from helium_jax.executor.preparing import Prepared
 from helium_jax.physical import PhysicalPlan
 from helium_jax.schedule.building import PlannedCalls
 from helium_jax.types import Generator, WarmPrefix
@@ -52,7 +54,10 @@ def static_prefixes(
     operators: dict[tuple[int, ...], list[str]] = {}
     for call in physical.calls:
         ids = calls.tree.static_prefix(call.name)
-        pages = tuple(ids[: len(ids) // page_size * page_size])
+        # The last token of a prompt is always computed: its logits give the first new one.
+        is_whole = all(segment.is_static for segment in calls.tree.segments(call.name))
+        num_pages = (len(ids) - is_whole) // page_size
+        pages = tuple(ids[: num_pages * page_size])
         if pages and call.settings.cache.kv:
             operators.setdefault(pages, []).append(call.name)
     graph = calls.graph
@@ -78,6 +83,23 @@ def choose_prefixes(
             chosen.append(prefix)
             left -= len(prefix.token_ids)
     return tuple(chosen)
+
+
+def make_warmer(prepared: Prepared, generator: Generator, options: RunOptions) -> "Warmer | None":
+    """What computes a run's static prefixes, if its policy, options and prefixes call for it."""
+    planned = prepared.planned
+    if not (options.precompute and options.share_kv and planned.dispatcher.warms):
+        return None
+    if planned.calls is None:
+        return None
+    cache = generator.statistics()[0].cache
+    prefixes = choose_prefixes(
+        static_prefixes(prepared.physical, planned.calls, page_size=cache.page_size),
+        kv_tokens=max(cache.page_size * cache.num_pages, generator.info.max_model_len),
+    )
+    if not prefixes:
+        return None
+    return Warmer(generator=generator, prefixes=prefixes, cache_salt=options.cache_salt)
 
 
 @dataclass(slots=True, kw_only=True)

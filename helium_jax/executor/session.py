@@ -10,15 +10,14 @@ from helium_jax.executor.driver import Driver, RunEvent
 from helium_jax.executor.fair_gate import FairGate
 from helium_jax.executor.options import RunOptions
 from helium_jax.executor.output_cache import OutputCache
-from helium_jax.executor.policy import plan_calls
+from helium_jax.executor.precompute import make_warmer
+from helium_jax.executor.preparing import prepare_run
 from helium_jax.executor.resources import Resources
-from helium_jax.executor.result import RunResult, summarize
-from helium_jax.executor.rows import bind_rows
+from helium_jax.executor.result import RunResult
 from helium_jax.executor.run_control import RunControl
 from helium_jax.executor.state import RunState
 from helium_jax.optimizer.profile import Profile
-from helium_jax.physical import PhysicalPlan, lower
-from helium_jax.plan import Plan, Value, check_size
+from helium_jax.plan import Plan, Value
 from helium_jax.types import Generator
 
 NO_PARAMS: Mapping[str, Value] = {}
@@ -77,30 +76,33 @@ class Session:
         profile: Profile = NO_PROFILE,
     ) -> RunResult:
         """Runs `plan` over `rows`; see `run_plan`."""
-        physical, num_rows, columns = prepare(plan, rows, params)
         run_id = run_id or f"run_{secrets.token_hex(8)}"
         started = self._clock()
+        prepared = await prepare_run(
+            plan,
+            rows,
+            params=params,
+            generator=self._resources.generator,
+            codec=self._resources.codec,
+            options=options,
+            output_cache=self._resources.output_cache,
+            profile=profile,
+            clock=self._clock,
+        )
+        physical = prepared.physical
         room = min(
             options.max_in_flight or self._max_in_flight,
             physical.limits.max_concurrency or self._max_in_flight,
         )
-        planned = plan_calls(
-            physical,
-            num_rows,
-            columns,
-            codec=self._resources.codec,
-            generator=self._resources.generator,
-            options=options,
-            profile=profile,
-        )
         state = RunState(
             physical,
-            num_rows,
-            columns,
+            prepared.num_rows,
+            prepared.columns,
             max_in_flight=room,
             single_flight=options.single_flight,
-            dispatcher=planned.dispatcher,
+            dispatcher=prepared.planned.dispatcher,
             encode_ahead=options.encode_ahead,
+            prefill_ahead=options.prefill_ahead and options.share_kv,
         )
         driver = Driver(
             run_id=run_id,
@@ -111,6 +113,7 @@ class Session:
             clock=self._clock,
             sleep=self._sleep,
             started=started,
+            warmer=make_warmer(prepared, self._resources.generator, options),
         )
         if control is not None:
             control.attach(driver.inbox.put_nowait)
@@ -125,25 +128,10 @@ class Session:
             plan_id=plan.plan_id,
             status=state.status,
             rows=tuple(state.results()),
-            statistics=summarize(state.statistics(), seconds, spans=driver.spans.ended(seconds)),
+            statistics=driver.statistics(seconds),
         )
 
 
 def default_room(generator: Generator) -> int:
     """Twice what fits in a step: the engine always finds the next sequence in its queue."""
     return 2 * generator.info.max_num_seqs * generator.info.num_workers
-
-
-def prepare(
-    plan: Plan, rows: Sequence[Mapping[str, object]], params: Mapping[str, Value] = NO_PARAMS
-) -> tuple[PhysicalPlan, int, dict[str, tuple[str, ...]]]:
-    """What a run starts from: its steps, its number of rows and their columns; does no work.
-
-    Raises:
-        PlanError: the plan or a parameter is not valid, or the batch is too large for it.
-        RequestError: a row is not what the plan's inputs say.
-    """
-    physical = lower(plan, params)
-    check_size(plan, len(rows))
-    num_rows, columns = bind_rows(plan, physical, rows)
-    return physical, num_rows, columns

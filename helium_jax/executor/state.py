@@ -213,9 +213,10 @@ class RunState:
             break
         if self.status is None and self._next_row == self._num_rows and not self._roots:
             self._end("completed", "", "")
-        submitted = self._calls.take_submitted()
         if self._prefill_ahead and self._calls.has_idle_room:
-            for (frame, name), worker in submitted:
+            for (frame, name), worker in self._calls.take_submitted():
+                if not frame.is_live or name not in frame.running:
+                    continue
                 for prefix in find_known_prefixes(frame, name, self._peek):
                     self._out.append(PrefillAhead(turns=prefix.turns, worker=worker))
 

@@ -96,7 +96,7 @@ def check_statistics(result, engine, rows):
     for op in total.operators:
         assert op.num_done + op.num_failed == op.num_rows == len(rows)
     if not engine.failed and not engine.cancelled:
-        assert total.computed == engine.statistics()[0].num_prefill_tokens
+        assert total.computed + total.precomputed == engine.statistics()[0].num_prefill_tokens
         assert total.completion_tokens == engine.statistics()[0].num_decode_tokens
 
 

@@ -1,0 +1,137 @@
+"""Static prefixes computed ahead, their pins, and what is known of a prompt computed early."""
+
+import asyncio
+
+from helium_jax.errors import CapacityError
+from helium_jax.executor import RunOptions, Session
+from helium_jax.executor.precompute import StaticPrefix, choose_prefixes, worth_warming
+from helium_jax.plan import PlanBuilder
+from helium_jax.testing import FakeGenerator, FakeText, settle
+from tests.executor.test_executor import rows_of, to_bytes
+
+PAGE = 16
+SYSTEM = "You are an expert of many things and answer at length, in verse if you can."
+
+
+class Recording(FakeGenerator):
+    """Remembers what was unpinned, and when."""
+
+    def __init__(self, **options):
+        self.unpinned = []
+        self.done_at_unpin = []
+        super().__init__(page_size=PAGE, **options)
+
+    async def unpin(self, pin_id, **where):
+        await super().unpin(pin_id, **where)
+        self.unpinned.append(pin_id)
+        self.done_at_unpin.append(len(self.finished))
+
+
+def two_steps():
+    builder = PlanBuilder()
+    q = builder.input("q")
+    first = builder.chat(system=SYSTEM, user=q, name="first")
+    second = builder.chat(system="Judge: " + SYSTEM, user=first, name="second")
+    builder.output("o", second)
+    return builder.build()
+
+
+async def run(engine, plan, rows, **options):
+    session = Session(engine, FakeText())
+    return await session.run(plan, rows, options=RunOptions(**options))
+
+
+async def test_5_10_static_prefixes_are_computed_before_the_first_call():
+    engine = Recording()
+    plain = FakeGenerator(page_size=PAGE)
+    result = await run(engine, two_steps(), rows_of(6))
+    without = await run(plain, two_steps(), rows_of(6), precompute=False)
+    first, second = sorted(engine.warmed, key=lambda prefix: len(prefix.token_ids))
+    assert len(first.token_ids) % PAGE == len(second.token_ids) % PAGE == 0
+    assert SYSTEM[:40].encode() in to_bytes(first)
+    cost = result.statistics
+    assert cost.precomputed == len(first.token_ids) + len(second.token_ids)
+    assert cost.computed + cost.precomputed == without.statistics.computed
+    for span in cost.spans:
+        length = {"first": len(first.token_ids), "second": len(second.token_ids)}
+        assert span.kv_cached >= length[span.operator]
+
+
+async def test_5_10_pins_go_when_their_last_consumer_is_done_and_none_is_left():
+    engine = Recording()
+    await run(engine, two_steps(), rows_of(6), policy="op_wise")
+    assert engine.unpinned == []  # op_wise warms nothing
+    await run(engine, two_steps(), rows_of(6), single_flight=False)
+    assert len(engine.unpinned) == 2
+    assert engine.done_at_unpin[0] < len(engine.finished)
+    assert engine._pins == {}
+
+
+async def test_5_10_a_cancelled_run_gives_its_pins_back():
+    engine = Recording(before_event=lambda *_: asyncio.sleep(10))
+    task = asyncio.create_task(run(engine, two_steps(), rows_of(6)))
+    await settle(60)
+    assert len(engine._pins) == 2
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert engine._pins == {}
+
+
+async def test_a_prefix_that_cannot_be_warmed_is_only_slower():
+    class Full(Recording):
+        async def warm(self, prefix):
+            raise CapacityError("no room")
+
+    result = await run(Full(), two_steps(), rows_of(3))
+    assert result.errors == ()
+    assert result.statistics.precomputed == 0
+
+
+async def test_precomputing_can_be_left_out():
+    for options in ({"precompute": False}, {"share_kv": False}, {"policy": "as_ready"}):
+        engine = Recording()
+        await run(engine, two_steps(), rows_of(3), prefill_ahead=False, **options)
+        assert engine.warmed == []
+
+
+def test_a_prefix_is_worth_it_by_uses_times_tokens():
+    def prefix(tokens, uses):
+        return StaticPrefix(token_ids=(1,) * tokens, operators=("a",), uses=uses)
+
+    assert not worth_warming(prefix(4096, 1.0))
+    assert not worth_warming(prefix(16, 3.0))
+    assert worth_warming(prefix(16, 5.0))
+    assert worth_warming(prefix(64, 2.0))
+    best, next_best = prefix(64, 9.0), prefix(32, 9.0)
+    assert choose_prefixes([best, next_best], kv_tokens=4 * 100) == (best, next_best)
+    assert choose_prefixes([best, next_best], kv_tokens=4 * 80) == (best,)
+
+
+async def test_what_is_known_of_a_prompt_is_computed_while_its_producer_decodes():
+    builder = PlanBuilder()
+    q = builder.input("q")
+    context = "The context is long enough for some pages: " + q
+    opinion = builder.completion("Opinion? " + q, name="opinion")
+    builder.output("o", builder.completion(context + " Opinion: " + opinion, name="judge"))
+    plan = builder.build()
+    engine = Recording()
+    result = await run(engine, plan, rows_of(2), precompute=False)
+    known = [f"The context is long enough for some pages: question {row}" for row in range(2)]
+    warmed = sorted(to_bytes(prefix).decode() for prefix in engine.warmed)
+    assert [text[: len(prefix)] for text, prefix in zip(warmed, known, strict=True)] == known
+    off = FakeGenerator(page_size=PAGE)
+    without = await run(off, plan, rows_of(2), precompute=False, prefill_ahead=False)
+    assert [row.outputs for row in result.rows] == [row.outputs for row in without.rows]
+    judged = [span for span in result.statistics.spans if span.operator == "judge"]
+    assert all(span.kv_cached >= 48 for span in judged)
+
+
+async def test_nothing_is_computed_early_while_the_engine_is_full():
+    builder = PlanBuilder()
+    q = builder.input("q")
+    opinion = builder.completion("Opinion? " + q, name="opinion")
+    builder.output("o", builder.completion("Judge " + q + opinion, name="judge"))
+    engine = Recording()
+    options = {"precompute": False, "max_in_flight": 2}
+    await run(engine, builder.build(), rows_of(8), **options)
+    assert len(engine.warmed) <= 2
