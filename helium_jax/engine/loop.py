@@ -219,8 +219,18 @@ class Loop:
         transitions.apply(plan, self._queues, self._store)
         self._counters.planned(plan)
         self._note_moves(plan)
-        if not plan.rows:
-            return False
+        if plan.rows:
+            self._run(plan)
+        # Some only now: what computes a prefix needs its slot until its step is on the way.
+        for sequence in [
+            *(row.sequence for row in plan.rows),
+            *(admission.sequence for admission in plan.admissions),
+        ]:
+            if sequence.is_warmed and sequence.status is SequenceStatus.RUNNING:
+                self._finish(self._active[sequence.request.request_id], FinishReason.LENGTH)
+        return bool(plan.rows)
+
+    def _run(self, plan: StepPlan) -> None:
         packed = [self._pack(row) for row in plan.rows]
         sampling = tuple(row.sequence for row in plan.rows if row.samples)
         wants_logprobs = any(
@@ -229,10 +239,6 @@ class Loop:
         ticket = self._runner.run(packed, wants_logprobs=wants_logprobs)
         self._in_flight.append(_InFlight(ticket, sampling))
         self._counters.dispatched(plan, num_padded=ticket.num_padded)
-        for row in plan.rows:
-            if row.sequence.is_warmed:
-                self._finish(self._active[row.sequence.request.request_id], FinishReason.LENGTH)
-        return True
 
     def _note_moves(self, plan: StepPlan) -> None:
         """Gives admitted sequences their sampling row; takes it from preempted ones."""
@@ -245,8 +251,6 @@ class Loop:
             assert sequence.slot is not None, "an admitted sequence has a slot"
             active.row = active.pack_row(slot=sequence.slot, eos_token_ids=self.info.eos_token_ids)
             self._runner.fill_slot(sequence.slot, sequence.request.sampling, sequence.token_ids)
-            if sequence.is_warmed:  # everything was resident
-                self._finish(active, FinishReason.LENGTH)
 
     def _pack(self, row: Row) -> PackedSequence:
         sequence, start, num_tokens, samples = row

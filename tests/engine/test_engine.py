@@ -10,7 +10,13 @@ import pytest
 
 from helium_jax.engine import AsyncEngine, Engine
 from helium_jax.errors import CapacityError, InternalError, RequestError
-from helium_jax.types import FinishReason, GenerateRequest, SamplingParams, WarmPrefix
+from helium_jax.types import (
+    FinishReason,
+    GenerateRequest,
+    PlannedUse,
+    SamplingParams,
+    WarmPrefix,
+)
 from tests.engine.conftest import (
     EOS,
     INFO,
@@ -66,6 +72,37 @@ def test_greedy_tokens_equal_the_oracle_under_every_configuration(make_loop, opt
     assert statistics.cache.num_used == 0
     if options.get("num_pages") == 7:
         assert statistics.num_preemptions > 0
+
+
+async def test_wishes_pins_hints_and_displacement_change_no_token(make_loop):
+    prompts = make_prompts(3, 14)
+    requests = [
+        GenerateRequest(
+            request_id=str(i),
+            token_ids=prompt,
+            sampling=SamplingParams(max_tokens=12),
+            priority=-(i % 3),  # what comes later is often more urgent
+            prefer_cached=i % 2 == 0,
+            planned_next_use=i,
+        )
+        for i, prompt in enumerate(prompts)
+    ]
+    async with AsyncEngine(make_loop(num_pages=10, pin_budget=1.0, max_num_seqs=2)) as engine:
+        for i, prompt in enumerate(prompts[:4]):
+            await engine.warm(WarmPrefix(token_ids=prompt + (1,) * 16, pin=True, value=i))
+
+        async def ask(i, request):
+            while engine.statistics()[0].num_steps < 6 * i:  # the earlier ones are running
+                await asyncio.sleep(0)
+            await engine.foresee([PlannedUse(token_ids=request.token_ids, next_use=i)])
+            return await collect(engine, request)
+
+        answers = await asyncio.gather(*(ask(i, each) for i, each in enumerate(requests)))
+        statistics = engine.statistics()[0]
+    assert answers == [oracle_greedy(prompt, 12) for prompt in prompts]
+    assert statistics.num_preemptions > 0
+    assert statistics.cache.surrendered_pins > 0
+    assert statistics.cache.num_used == 0
 
 
 def test_nothing_is_compiled_after_warm_up(make_loop):
@@ -351,6 +388,8 @@ async def test_a_warmed_and_pinned_prefix_survives_other_load(make_loop):
         await engine.unpin(receipt.pin_id)
         with pytest.raises(RequestError, match="not pinned"):
             await engine.unpin(receipt.pin_id)
+        one_chunk = await engine.warm(WarmPrefix(token_ids=(7,) * 16))
+        assert (one_chunk.resident, one_chunk.computed) == (16, 16)
         short = await engine.warm(WarmPrefix(token_ids=(1, 2)))
         assert (short.resident, short.pin_id) == (0, None)
         await engine.reset_cache()
