@@ -35,7 +35,8 @@ def make(name: str, *, num_rows: int = 1, scale: float = 0.125, seed: int = 0) -
 async def run(workload: Workload) -> FakeGenerator:
     info = ModelInfo(name="fake", vocab_size=1280, max_model_len=40_000, max_num_seqs=64)
     generator = FakeGenerator(info=info, alphabet=ALPHABET, tokens_per_event=64)
-    options = RunOptions(policy="random", single_flight=False)
+    merging = frozenset({"merge_equal_subplans"})
+    options = RunOptions(policy="random", single_flight=False, disabled_rules=merging)
     result = await run_plan(
         workload.plan, workload.rows, generator=generator, codec=TEXT, options=options
     )
