@@ -16,7 +16,7 @@ from helium_jax.schedule.call_graph import CallGraph
 from helium_jax.schedule.neighbours import neighbours
 from helium_jax.schedule.operator_order import Inner, nest, order_operators
 from helium_jax.schedule.placement import Placement, group_rows, placements, workers_of
-from helium_jax.schedule.sequencing import Frontier, Prefix, Sequencing
+from helium_jax.schedule.refinement import refine
 from helium_jax.schedule.token_step import TokenSteps
 
 _TOLERANCE = 1e-9
@@ -39,7 +39,7 @@ class PlanningEffort:
     evaluated_calls: int = 20_000
     predicted_calls: int = 5_000
     refined_calls: int = 32
-    refined_prefixes: int = 4_000
+    refined_prefixes: int = 1_000
 
 
 # Without slots, so that what is derived from the fields can be computed once and kept.
@@ -156,7 +156,7 @@ def plan_schedule(
     if len(steps.calls) <= effort.predicted_calls:  # else the sample's time has to do
         cost = steps.evaluate(search.calls_of(plan, steps, range(rows))).makespan
     if len(steps.calls) <= effort.refined_calls and len(capacities) == 1:
-        found = _refine(steps, effort.refined_prefixes)
+        found = refine(steps, effort.refined_prefixes)
         if found is not None and found.clock < cost * (1 - _TOLERANCE):
             named = ((steps.split(call)[0].name, call % rows) for call in found.calls)
             cost, refined = found.clock, tuple(named)
@@ -347,28 +347,3 @@ def _by_level(graph: CallGraph, by_depth: Sequence[str]) -> tuple[Inner, ...]:
             inners.append([])
         inners[-1].append(name)
     return tuple(map(tuple, inners))
-
-
-def _refine(steps: TokenSteps, max_prefixes: int) -> Prefix | None:
-    """The best order of single calls that a beam finds; None without calls.
-
-    All beginnings of one length are compared by their bounds; as many are kept as the budget
-    allows for every length.
-    """
-    if not steps.calls:
-        return None
-    sequencing = Sequencing(steps=steps)
-    frontier = Frontier(sequencing)
-    beam = [sequencing.start()]
-    left = max_prefixes
-    for length in range(len(steps.calls)):
-        longer: list[Prefix] = []
-        floor = left * (1 - 1 / (len(steps.calls) - length))  # is for the lengths that follow
-        for number, prefix in enumerate(beam):
-            if number and left < floor:
-                break
-            children = list(sequencing.extend(prefix))
-            left -= len(children)
-            longer += [child for child in children if frontier.add(child)]
-        beam = sorted(longer, key=lambda prefix: (prefix.bound, prefix.clock, prefix.calls))
-    return beam[0]
