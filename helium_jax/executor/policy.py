@@ -37,7 +37,7 @@ def plan_calls(
     columns: Mapping[str, Sequence[str]],
     *,
     codec: TextCodec,
-    generator: Generator,
+    setting: DispatchSetting,
     options: RunOptions,
     profile: Profile,
 ) -> Planned:
@@ -62,7 +62,6 @@ def plan_calls(
         # A value that cannot be encoded fails its own row later; without a plan runs are slower.
         log.warning("the calls of %s cannot be planned", physical.plan_id, exc_info=True)
         return Planned(dispatcher=AsReady())
-    setting = dispatch_setting(generator, options)
     return Planned(dispatcher=make_policy(calls.graph, setting), calls=calls)
 
 

@@ -13,7 +13,8 @@ from helium_jax.executor.rows import bind_rows
 from helium_jax.optimizer import Optimized, Profile, gather_facts, optimize
 from helium_jax.physical import PhysicalPlan, lower
 from helium_jax.plan import Plan, Value, check_size
-from helium_jax.types import Generator
+from helium_jax.schedule.dispatch import DispatchSetting
+from helium_jax.types import ModelInfo
 
 NO_PARAMS: Mapping[str, Value] = {}
 
@@ -64,7 +65,8 @@ async def prepare_run(
     rows: Sequence[Mapping[str, object]],
     *,
     params: Mapping[str, Value],
-    generator: Generator,
+    model: ModelInfo,
+    setting: DispatchSetting,
     codec: TextCodec,
     options: RunOptions,
     output_cache: OutputCache | None,
@@ -87,7 +89,7 @@ async def prepare_run(
             num_rows,
             columns,
             cache=output_cache,
-            model=generator.info,
+            model=model,
             codec=codec,
             salt=options.cache_salt,
         )
@@ -95,7 +97,7 @@ async def prepare_run(
         plan,
         num_rows,
         columns,
-        deterministic=generator.info.deterministic,
+        deterministic=model.deterministic,
         known={place: output.text for place, output in known.items()},
         profile=profile,
     )
@@ -109,7 +111,7 @@ async def prepare_run(
         num_rows,
         columns,
         codec=codec,
-        generator=generator,
+        setting=setting,
         options=options,
         profile=profile,
     )

@@ -10,6 +10,7 @@ from helium_jax.executor.driver import Driver, RunEvent
 from helium_jax.executor.fair_gate import FairGate
 from helium_jax.executor.options import RunOptions
 from helium_jax.executor.output_cache import OutputCache
+from helium_jax.executor.policy import dispatch_setting
 from helium_jax.executor.precompute import make_warmer
 from helium_jax.executor.preparing import prepare_run
 from helium_jax.executor.resources import Resources
@@ -82,7 +83,8 @@ class Session:
             plan,
             rows,
             params=params,
-            generator=self._resources.generator,
+            model=self._resources.generator.info,
+            setting=dispatch_setting(self._resources.generator, options),
             codec=self._resources.codec,
             options=options,
             output_cache=self._resources.output_cache,
