@@ -100,7 +100,7 @@ class Active:
     def receipt(self, store: Store) -> WarmReceipt:
         """What a finished warm sequence left in the store; pins it when that was asked."""
         table = self.sequence.table
-        resident = store.count_match(table, len(table.keys))
+        resident = len(store.match(table, len(table.keys)))
         pin_id = store.pin(table, value=self.pin_value).pin_id if self.pin else None
         return WarmReceipt(
             resident=resident * store.page_size,

@@ -5,16 +5,18 @@ first; equal prefixes go together, so that they share a step and its reads of th
 change places with each other only: a request without the wish keeps its place.
 """
 
+import math
 from collections.abc import Iterator
 from collections.abc import Sequence as Indexable
 from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 from helium_jax.engine.sequence import Sequence, rank_of
 from helium_jax.kvstore.store import Store
 
 # Looking a sequence up costs microseconds and the queue may hold thousands.
-MAX_LOOKUPS = 256
+MAX_LOOKUPS = 128
 
 # Whoever was overtaken by so many goes first: no order of arrivals can make it wait for ever.
 MAX_OVERTAKEN = 128
@@ -48,25 +50,22 @@ def _longest_cached_first(sequences: list[Sequence], store: Store) -> list[Seque
     by the first of those that go on alike, and as they came."""
     if len(sequences) < 2:
         return sequences
-    cached = []
+    page_size = store.page_size
     first_of: dict[bytes, int] = {}
+    ranked = []
     for sequence in sequences:
-        keys = sequence.table.keys
-        count = store.count_match(sequence.table, sequence.num_shareable_blocks(store.page_size))
-        group = keys[count - 1].digest if count else b""
-        following = keys[count].digest if count < len(keys) else group
-        for digest in (group, following):
-            first_of.setdefault(digest, sequence.arrival)
-        cached.append((-count, group, following))
-
-    def key(index: int) -> tuple[int, ...]:
-        sequence = sequences[index]
         if sequence.num_overtaken >= MAX_OVERTAKEN:
-            return (0, sequence.arrival)
-        count, group, following = cached[index]
-        return (1, count, first_of[group], first_of[following], sequence.arrival)
-
-    return [sequences[index] for index in sorted(range(len(sequences)), key=key)]
+            ranked.append((-math.inf, 0, 0, sequence.arrival, sequence))
+            continue
+        keys, arrival = sequence.table.keys, sequence.arrival
+        count = store.count_match(sequence.table, sequence.num_shareable_blocks(page_size))
+        group = keys[count - 1][0] if count else b""
+        following = keys[count][0] if count < len(keys) else group
+        # The first to come of a group is seen first: sequences are in order of arrival.
+        ranks = (first_of.setdefault(group, arrival), first_of.setdefault(following, arrival))
+        ranked.append((-count, *ranks, arrival, sequence))
+    ranked.sort(key=itemgetter(0, 1, 2, 3))
+    return [entry[-1] for entry in ranked]
 
 
 def count_overtaken(waiting: Indexable[Sequence], admitted: Indexable[Sequence]) -> None:

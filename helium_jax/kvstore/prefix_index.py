@@ -6,7 +6,6 @@ digests cannot be guessed, nor compared between stores, models or salts.
 """
 
 from array import array
-from bisect import bisect_left
 from collections.abc import Sequence as Indexable
 from collections.abc import ValuesView
 from dataclasses import dataclass, field
@@ -113,9 +112,16 @@ class PrefixIndex:
 
     def count_match(self, keys: Indexable[BlockKey], most: int) -> int:
         """How many blocks `match(keys[:most])` would find, in O(log n): parents of residents are
-        resident."""
-        most = min(most, len(keys))
-        return bisect_left(keys, True, hi=most, key=lambda key: self.get(key) is None)
+        resident. Looks at digests only."""
+        blocks = self._blocks
+        found, missing = 0, min(most, len(keys)) + 1
+        while missing - found > 1:
+            middle = (found + missing) // 2
+            if keys[middle - 1][0] in blocks:
+                found = middle
+            else:
+                missing = middle
+        return found
 
     def add(self, key: BlockKey, parent: Block | None, page: int) -> Block:
         """Makes a block resident; its digest must not be."""

@@ -124,7 +124,7 @@ class Store:
         return self._index.match(table.keys[:max_blocks])
 
     def count_match(self, table: PageTable, max_blocks: int) -> int:
-        """How many blocks `match` would find, in O(log n)."""
+        """How many blocks `match` would find, by digests alone, in O(log n)."""
         return self._index.count_match(table.keys, max_blocks)
 
     def attach(self, table: PageTable, num_blocks: int) -> int:
