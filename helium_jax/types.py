@@ -342,7 +342,8 @@ class Generator(Protocol):
 
         A page that several of `uses` cover gets the nearest of theirs. Hints on pages that are not
         resident are dropped, and any hint that nobody renews expires after many evictions: a plan
-        clears its hints (`next_use=None`) when the last consumer is done.
+        clears its hints (`next_use=None`) when the last consumer is done. Returns at once; what
+        is submitted afterwards finds it done.
 
         Args:
             uses: prefixes, in any order.

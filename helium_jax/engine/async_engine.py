@@ -2,8 +2,10 @@
 
 import asyncio
 import dataclasses
+import logging
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import Future
 
 from helium_jax.engine.active import Outcome, event_of
 from helium_jax.engine.loop import Loop
@@ -19,6 +21,8 @@ from helium_jax.types import (
     WarmPrefix,
     WarmReceipt,
 )
+
+log = logging.getLogger(__name__)
 
 
 class AsyncEngine:
@@ -114,9 +118,12 @@ class AsyncEngine:
         await asyncio.wrap_future(self._service.call(lambda loop: loop.unpin(pin_id)))
 
     async def foresee(self, uses: Sequence[PlannedUse], *, worker: int | None = None) -> None:
-        """Replaces what is known of the next use of resident pages; see `types.Generator`."""
+        """Replaces what is known of the next use of resident pages; see `types.Generator`.
+
+        Does not wait for the step that runs: it happens between it and the next one.
+        """
         validate_worker(worker, self.info)
-        await asyncio.wrap_future(self._service.call(lambda loop: loop.foresee(uses)))
+        self._service.call(lambda loop: loop.foresee(uses)).add_done_callback(_log_failure)
 
     async def reset_cache(self, *, worker: int | None = None) -> int:
         """Forgets every reusable block that nobody reads or pins; returns the pages freed."""
@@ -146,3 +153,8 @@ class AsyncEngine:
             # A cancelled request's late tokens have no outbox any more.
             if (outbox := self._outboxes.get(request_id)) is not None:
                 outbox.put_nowait(outcome)
+
+
+def _log_failure(future: Future[None]) -> None:
+    if (error := future.exception()) is not None:
+        log.warning("what was foreseen is not known to the engine: %s", error)

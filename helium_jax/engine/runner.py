@@ -23,6 +23,7 @@ from helium_jax.engine.sampling_state import (
     set_slot,
 )
 from helium_jax.engine.step import resample, run_step
+from helium_jax.kernels.attention import ORDERS, choose_target
 from helium_jax.kernels.pages import KVPages, allocate_pages
 from helium_jax.models.config import ModelConfig
 from helium_jax.models.params import Params
@@ -110,6 +111,17 @@ class Runner:
         self._params = params
         self._model = model
         self._config = config
+        # Kernels have lists and an order of pages of their own.
+        self._target, _ = choose_target(
+            jax.devices()[0],
+            dtype=config.dtype,
+            kv_dtype=config.kv_dtype,
+            head_size=model.head_size,
+            page_size=config.page_size,
+            num_heads=model.num_q_heads,
+            num_kv_heads=model.num_kv_heads,
+            implementation=attention,
+        )
         self._layouts = tuple(
             step_layout(
                 num_tokens=bucket,
@@ -118,6 +130,7 @@ class Runner:
                 page_size=config.page_size,
                 num_pages=config.num_pages,
                 deterministic=config.deterministic,
+                target=self._target,
             )
             for bucket in config.token_buckets
         )
@@ -250,6 +263,7 @@ class Runner:
             num_kv_heads=self._model.num_kv_heads,
             head_size=self._model.head_size,
             dtype=self._config.kv_dtype,
+            order=ORDERS[self._target.implementation],
         )
         state = allocate_sampling_state(self._config.max_num_seqs, self._config.max_model_len)
         return pages, state

@@ -428,6 +428,19 @@ def test_pins_of_a_store_that_was_lost_can_be_given_back(make_loop, caplog):
         loop.unpin(pin_id + 1)
 
 
+async def test_a_hint_that_makes_no_sense_is_logged_and_harms_nobody(make_loop, caplog):
+    async with AsyncEngine(make_loop()) as engine:
+        await engine.foresee([PlannedUse(token_ids=(2**40,) * 16, next_use=1)])
+        with pytest.raises(RequestError, match="worker=1 does not exist"):
+            await engine.foresee([], worker=1)
+        await collect(engine, make_request("a", (1, 2, 3), max_tokens=2))
+    await engine.foresee([PlannedUse(token_ids=(1,) * 16, next_use=1)])
+    assert [record.message.split(": ")[1] for record in caplog.records] == [
+        "signed integer is greater than maximum",
+        "the engine is shutting down",
+    ]
+
+
 async def test_different_salts_share_nothing(make_loop):
     async with AsyncEngine(make_loop()) as engine:
         request = make_request("a", range(1, 60), max_tokens=2)
