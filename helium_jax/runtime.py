@@ -5,11 +5,13 @@ speaks for it.
 """
 
 import contextlib
+import dataclasses
 import math
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -63,8 +65,8 @@ async def open_runtime(
         model: "helium-tiny" (built in), a Hugging Face folder, or "random:<shape>".
         config: what the engine should be like; None leaves every choice to `resolve`.
         name: what clients call the model; by default the folder's name.
-        num_workers: engines, each with KV pages, queue and thread of its own. They share the
-            device, one copy of the weights and the compiled programs.
+        num_workers: engines, each with KV pages, queue and thread of its own, dealt to the
+            devices in turn. Those on one device share the weights and the compiled programs.
         progress: called while programs are compiled.
 
     Raises:
@@ -72,9 +74,12 @@ async def open_runtime(
     """
     name = name or default_name(model)
     text = load_text_of(model)
-    factory = loop_factory(model, config or EngineConfig(), name, progress, num_workers=num_workers)
+    make_loop = loop_factory(
+        model, config or EngineConfig(), name, progress, num_workers=num_workers
+    )
     engines = [
-        AsyncEngine(factory, name=f"helium-engine-{worker}") for worker in range(num_workers)
+        AsyncEngine(partial(make_loop, worker), name=f"helium-engine-{worker}")
+        for worker in range(num_workers)
     ]
     generator = EnginePool(engines) if num_workers > 1 else engines[0]
     async with generator:
@@ -89,7 +94,8 @@ def open_engine(
 ) -> Engine:
     """The same engine for programs without an event loop; close it, or use it as a context."""
     name = default_name(model)
-    return Engine(loop_factory(model, config or EngineConfig(), name, progress, num_workers=1))
+    make_loop = loop_factory(model, config or EngineConfig(), name, progress, num_workers=1)
+    return Engine(partial(make_loop, 0))
 
 
 def default_name(model: str) -> str:
@@ -110,54 +116,106 @@ def loop_factory(
     progress: Progress | None,
     *,
     num_workers: int,
-) -> Callable[[], Loop]:
-    """A function that gives a new loop at each call, for the engine threads to call.
+) -> Callable[[int], Loop]:
+    """A function that makes the loop of a worker, called once for each on its own thread.
 
-    The first call loads the model and compiles; the others wait for it and share what it has.
+    The first call for a device loads the model and compiles; the others on that device wait for it
+    and share what it has.
 
     Raises:
         RequestError: there cannot be so many workers.
     """
     if num_workers < 1:
         raise RequestError(f"{num_workers=} must be at least 1")
-    first: list[Loop] = []
-    gate = threading.Lock()
+    first: dict[int, Loop] = {}
+    gates = [threading.Lock() for _ in range(num_workers)]
 
-    def make_loop() -> Loop:
-        with gate:
-            if first:
-                return first[0].replica()
-            loop = _load_loop(model, config, name, progress, num_workers)
-            if num_workers > 1:
-                first.append(loop)
+    def make_loop(worker: int) -> Loop:
+        devices = jax.local_devices()
+        place = worker % len(devices)
+        num_sharing = -(-num_workers // len(devices))
+        with gates[place]:
+            if place in first:
+                return first[place].replica()
+            with jax.default_device(devices[place]):
+                loop = _load_loop(model, config, name, progress, devices[place], num_sharing)
+            if num_sharing > 1:
+                first[place] = loop
             return loop
 
     return make_loop
 
 
 def _load_loop(
-    model: str, config: EngineConfig, name: str, progress: Progress | None, num_workers: int
+    model: str,
+    config: EngineConfig,
+    name: str,
+    progress: Progress | None,
+    device: jax.Device,
+    num_sharing: int,
 ) -> Loop:
+    """A loop on the default device, `device`, which `num_sharing` workers will share."""
     source = _open_source(model)
-    device = device_info()
-    resolved = resolve(config, device, _shape_of(source.config), num_workers=num_workers)
+    info = device_info(device)
+    resolved = resolve(config, info, _shape_of(source.config), num_workers=num_sharing)
     use_compile_cache(resolved.compile_cache_dir)
     params, version = source.load(resolved.dtype)
     if resolved.quantization is not None:
         params = quantize(params)
-    runner = Runner(params, source.config, resolved)
+    runner = Runner(params, source.config, resolved, device=device)
     runner.warm_up(progress)
-    info = ModelInfo(
+    version = name_numerics(version, resolved, platform=info.platform)
+    return Loop(runner, _model_info(name, source.config, resolved, version), resolved)
+
+
+def _model_info(
+    name: str, model: ModelConfig, config: ResolvedEngineConfig, version: str
+) -> ModelInfo:
+    return ModelInfo(
         name=name,
-        vocab_size=source.config.vocab_size,
-        max_model_len=resolved.max_model_len,
-        max_num_seqs=resolved.max_num_seqs,
-        max_num_batched_tokens=resolved.max_num_batched_tokens,
-        eos_token_ids=frozenset(source.config.eos_token_ids),
-        deterministic=resolved.deterministic,
-        version=name_numerics(version, resolved, platform=device.platform),
+        vocab_size=model.vocab_size,
+        max_model_len=config.max_model_len,
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        eos_token_ids=frozenset(model.eos_token_ids),
+        deterministic=config.deterministic,
+        version=version,
     )
-    return Loop(runner, info, resolved)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOutline:
+    """What an engine would be like, known without loading weights.
+
+    Attributes:
+        info: of the model; its version is empty, for that depends on the weights.
+        page_size: tokens per KV page.
+        num_pages: of each worker's pool.
+    """
+
+    info: ModelInfo
+    page_size: int
+    num_pages: int
+
+
+def outline_engine(
+    model: str = TINY_NAME, config: EngineConfig | None = None, *, num_workers: int = 1
+) -> EngineOutline:
+    """What `open_runtime` would start, from the model's config and the device.
+
+    Raises:
+        RequestError: the model or the configuration is wrong; names the file or the field.
+    """
+    source = _open_source(model)
+    resolved = resolve(
+        config or EngineConfig(), device_info(), _shape_of(source.config), num_workers=num_workers
+    )
+    info = _model_info(default_name(model), source.config, resolved, version="")
+    return EngineOutline(
+        info=dataclasses.replace(info, num_workers=num_workers),
+        page_size=resolved.page_size,
+        num_pages=resolved.num_pages,
+    )
 
 
 def name_numerics(version: str, config: ResolvedEngineConfig, *, platform: str) -> str:
@@ -239,9 +297,9 @@ def _as_request_error() -> Iterator[None]:
         raise RequestError(str(error), code="bad_model") from error
 
 
-def device_info() -> DeviceInfo:
-    """The first device and the memory on it that nobody uses yet."""
-    device = jax.devices()[0]
+def device_info(device: jax.Device | None = None) -> DeviceInfo:
+    """A device, by default the first, and the memory on it that nobody uses yet."""
+    device = device or jax.devices()[0]
     if device.platform == "cpu":
         return DeviceInfo(
             platform="cpu",

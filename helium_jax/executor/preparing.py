@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from helium_jax.executor.codec import TextCodec
 from helium_jax.executor.options import RunOptions
 from helium_jax.executor.output_cache import CachedOutput, OutputCache
 from helium_jax.executor.output_cache_lookup import find_known
 from helium_jax.executor.policy import Planned, plan_calls
+from helium_jax.executor.result import RunStatistics
 from helium_jax.executor.rows import bind_rows
 from helium_jax.optimizer import Optimized, Profile, gather_facts, optimize
 from helium_jax.physical import PhysicalPlan, lower
@@ -129,4 +130,26 @@ async def prepare_run(
             "lower": lowered - rewritten,
             "schedule": clock() - lowered,
         },
+    )
+
+
+def count_rewrites(statistics: RunStatistics, prepared: Prepared) -> RunStatistics:
+    """The run's statistics with the calls that its rewritten plan did not have to make.
+
+    A merged operator would have prompted as its representative did; calls that became columns are
+    known with their prompts.
+    """
+    per_operator = {
+        op.operator: op.prompt_tokens + op.saved_prompt_tokens + op.cached_prompt_tokens
+        for op in statistics.operators
+    }
+    merged = sum(per_operator.get(by, 0) for by in prepared.optimized.merged.values())
+    fetched_tokens, fetched_calls = prepared.fetched_tokens
+    return replace(
+        statistics,
+        needed=statistics.needed + merged + fetched_tokens,
+        merged_saved=merged,
+        result_cached=statistics.result_cached + fetched_tokens,
+        num_cached_calls=statistics.num_cached_calls + fetched_calls,
+        planning_seconds=sum(prepared.seconds.values()),
     )

@@ -113,7 +113,9 @@ class CallSpan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatistics:
-    """What a run cost: `needed == computed + kv_cached + single_flight_saved + result_cached`.
+    """What a run cost.
+
+    `needed == computed + kv_cached + single_flight_saved + result_cached + merged_saved`.
 
     Attributes:
         num_calls: calls that reached the engine.
@@ -129,6 +131,8 @@ class RunStatistics:
         result_cached: prompt tokens of those.
         precomputed: prompt tokens computed ahead of the first call; not part of `needed`.
         precompute_seconds: how long that took before the first call could go out.
+        merged_saved: prompt tokens of operators that the optimiser merged into others.
+        planning_seconds: spent on rewriting, lowering and scheduling.
         spans: when each call was ready, submitted and finished; what a timeline is drawn from.
     """
 
@@ -145,6 +149,8 @@ class RunStatistics:
     result_cached: int = 0
     precomputed: int = 0
     precompute_seconds: float = 0.0
+    merged_saved: int = 0
+    planning_seconds: float = 0.0
     spans: tuple[CallSpan, ...] = ()
 
 

@@ -12,7 +12,7 @@ from helium_jax.executor.options import RunOptions
 from helium_jax.executor.output_cache import OutputCache
 from helium_jax.executor.policy import dispatch_setting
 from helium_jax.executor.precompute import make_warmer
-from helium_jax.executor.preparing import prepare_run
+from helium_jax.executor.preparing import count_rewrites, prepare_run
 from helium_jax.executor.resources import Resources
 from helium_jax.executor.result import RunResult
 from helium_jax.executor.run_control import RunControl
@@ -62,6 +62,21 @@ class Session:
         )
         self._clock = clock
         self._sleep = sleep
+
+    @property
+    def generator(self) -> Generator:
+        """The token side."""
+        return self._resources.generator
+
+    @property
+    def codec(self) -> TextCodec:
+        """Text to token ids and back."""
+        return self._resources.codec
+
+    @property
+    def output_cache(self) -> OutputCache | None:
+        """Where finished answers are kept."""
+        return self._resources.output_cache
 
     async def run(
         self,
@@ -130,7 +145,7 @@ class Session:
             plan_id=plan.plan_id,
             status=state.status,
             rows=tuple(state.results()),
-            statistics=driver.statistics(seconds),
+            statistics=count_rewrites(driver.statistics(seconds), prepared),
         )
 
 
