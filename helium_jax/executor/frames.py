@@ -42,11 +42,19 @@ class Scope:
         return {name: users for name, users in self.users.items() if name not in self.steps}
 
 
-def make_scope(operators: Iterable[PhysicalOperator], wanted: tuple[str, ...] = ()) -> Scope:
-    """The scope of a plan's or region's operators; columns are no steps of it."""
+def make_scope(
+    operators: Iterable[PhysicalOperator], wanted: tuple[str, ...] | None = None
+) -> Scope:
+    """The scope of a plan's or region's operators; columns are no steps of it.
+
+    Args:
+        operators: of the scope.
+        wanted: names whose values end a frame of a region, which may be none: an iteration of a
+            loop that hands nothing on ends at once unless it is the last. None for a plan.
+    """
     steps = {op.name: op for op in operators if not isinstance(op, Read | Hold)}
     needs = {name: direct_needs(op) for name, op in steps.items()}
-    if wanted:
+    if wanted is not None:
         needs[END] = tuple(dict.fromkeys(wanted))
     users: dict[str, list[str]] = {}
     for name, names in needs.items():
@@ -54,7 +62,7 @@ def make_scope(operators: Iterable[PhysicalOperator], wanted: tuple[str, ...] = 
             users.setdefault(need, []).append(name)
     return Scope(
         steps=steps,
-        wanted=wanted,
+        wanted=wanted or (),
         users={name: tuple(names) for name, names in users.items()},
         num_local={name: sum(need in steps for need in names) for name, names in needs.items()},
     )

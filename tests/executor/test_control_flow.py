@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helium_jax.executor import NAIVE, RunOptions
+from helium_jax.plan import Body, Chat, Input, Loop, Message, Output, Plan, Slot
 from tests.executor.nested_plans import nested_plans
 from tests.executor.oracle import expected_outputs
 from tests.executor.test_executor import Engine, run
@@ -40,3 +41,17 @@ def test_5_14_nested_plans_give_the_outputs_of_the_oracle_in_every_order(
     result = asyncio.run(run(plan, rows, engine, options=options))
     assert [row.outputs for row in result.rows] == expected_outputs(plan, rows, engine)
     assert result.status == "completed"
+
+
+def test_5_14_a_loop_that_hands_nothing_on_ends():
+    """All iterations but the last one want nothing."""
+    call = Chat(name="c", messages=(Message(role="user", content=(Slot(name="q"),)),))
+    body = Body(ops=(call,), result="c")
+    plan = Plan(
+        inputs=(Input(name="q"),),
+        ops=(Loop(name="l", carried=(), body=body, count=3, max_iterations=3),),
+        outputs=(Output(name="o", source="l"),),
+    )
+    engine = Engine()
+    result = asyncio.run(asyncio.wait_for(run(plan, [{"q": "a"}], engine), 20))
+    assert [row.outputs for row in result.rows] == expected_outputs(plan, [{"q": "a"}], engine)
