@@ -29,6 +29,8 @@ from helium_jax.models.shapes import random_config
 Shape = jax.ShapeDtypeStruct
 # Enough for any pool copy to be seen: layers are unrolled and alike.
 STEP_LAYERS = 4
+# 1 GiB a layer of 8 heads of 128: well above what a step may need beside it.
+POOL_TOKENS = 256 * 1024
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,9 +142,9 @@ def _bytes(tree: Any) -> int:
 
 
 def _attention(shape: KernelShape, chip: Chip) -> Compilable:
-    """One layer's attention over a pool of a GiB or so."""
+    """One layer's attention, over the second layer of two."""
     target = _target(chip, shape)
-    pages = _pages(chip, shape, 2, 65536 // shape.page_size)
+    pages = _pages(chip, shape, 2, POOL_TOKENS // shape.page_size)
     layout = make_layout(
         num_tokens=shape.num_tokens,
         num_seqs=shape.num_seqs,
@@ -178,7 +180,7 @@ def _attention(shape: KernelShape, chip: Chip) -> Compilable:
 def _page_write(shape: KernelShape, chip: Chip) -> Compilable:
     """All layers' writes, each of which must be in place."""
     target = _target(chip, shape)
-    pages = _pages(chip, shape, STEP_LAYERS, 65536 // shape.page_size)
+    pages = _pages(chip, shape, STEP_LAYERS, POOL_TOKENS // shape.page_size)
 
     def write(pages: KVPages, k: jax.Array, v: jax.Array, slots: jax.Array) -> KVPages:
         for layer in range(STEP_LAYERS):
@@ -208,8 +210,7 @@ def _step(
         dtype=config.dtype,
     )
     target = _target(chip, shape)
-    # 64 Ki tokens: a pool well above what a step may need beside it.
-    pages = _pages(chip, shape, config.num_layers, 65536 // shape.page_size)
+    pages = _pages(chip, shape, config.num_layers, POOL_TOKENS // shape.page_size)
     layout = step_layout(
         num_tokens=num_tokens,
         max_num_seqs=num_seqs,

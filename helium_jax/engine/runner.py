@@ -9,7 +9,7 @@ from functools import partial
 
 import jax
 import numpy as np
-from jax.stages import Compiled
+from jax.stages import Compiled, Lowered
 
 from helium_jax.config import ResolvedEngineConfig
 from helium_jax.engine.packing import PackedSequence, StepLayout, pack_step, step_layout
@@ -111,9 +111,10 @@ class Runner:
         self._params = params
         self._model = model
         self._config = config
+        self._device = min(jax.tree.leaves(params)[0].devices(), key=lambda device: device.id)
         # Kernels have lists and an order of pages of their own.
         self._target, _ = choose_target(
-            jax.devices()[0],
+            self._device,
             dtype=config.dtype,
             kv_dtype=config.kv_dtype,
             head_size=model.head_size,
@@ -228,7 +229,8 @@ class Runner:
 
     def _set_slot(self, slot: int, sampling: SamplingParams, token_ids: Sequence[int]) -> None:
         arrays = make_slot_arrays(sampling, token_ids, self._config.max_model_len)
-        self._state = set_slot(self._state, np.int32(slot), *arrays)
+        with jax.default_device(self._device):
+            self._state = set_slot(self._state, np.int32(slot), *arrays)
 
     def reset(self) -> None:
         """Allocates pages and buffers anew; needed after a failed step, whose inputs are gone."""
@@ -246,26 +248,30 @@ class Runner:
         return program
 
     def _compile(self, key: _Program) -> Compiled:
+        with jax.default_device(self._device):
+            return self._lower(key).compile()
+
+    def _lower(self, key: _Program) -> Lowered:
         if isinstance(key, StepLayout):
             packed = jax.ShapeDtypeStruct((key.num_ints,), np.int32)
-            lowered = self._step.lower(self._params, self._pages, self._state, packed, layout=key)
-            return lowered.compile()
+            return self._step.lower(self._params, self._pages, self._state, packed, layout=key)
         num_rows, variant = key
         logits = jax.ShapeDtypeStruct((num_rows, self._model.vocab_size), np.float32)
         packed = jax.ShapeDtypeStruct((num_ints(num_rows),), np.int32)
-        return self._resample.lower(logits, self._state, packed, variant=variant).compile()
+        return self._resample.lower(logits, self._state, packed, variant=variant)
 
     def _allocate(self) -> tuple[KVPages, SamplingState]:
-        pages = allocate_pages(
-            num_layers=self._model.num_layers,
-            num_pages=self._config.num_pages,
-            page_size=self._config.page_size,
-            num_kv_heads=self._model.num_kv_heads,
-            head_size=self._model.head_size,
-            dtype=self._config.kv_dtype,
-            order=ORDERS[self._target.implementation],
-        )
-        state = allocate_sampling_state(self._config.max_num_seqs, self._config.max_model_len)
+        with jax.default_device(self._device):
+            pages = allocate_pages(
+                num_layers=self._model.num_layers,
+                num_pages=self._config.num_pages,
+                page_size=self._config.page_size,
+                num_kv_heads=self._model.num_kv_heads,
+                head_size=self._model.head_size,
+                dtype=self._config.kv_dtype,
+                order=ORDERS[self._target.implementation],
+            )
+            state = allocate_sampling_state(self._config.max_num_seqs, self._config.max_model_len)
         return pages, state
 
 

@@ -6,7 +6,7 @@ A step is described on the host by `pack_batch` into one int32 array, taken apar
 """
 
 from helium_jax.kernels.attention.api import IMPLEMENTATIONS, paged_attention
-from helium_jax.kernels.attention.choose import ORDERS, choose_implementation
+from helium_jax.kernels.attention.choose import ORDERS, choose_implementation, choose_target
 from helium_jax.kernels.attention.layout import (
     AttentionBatch,
     AttentionLayout,
@@ -23,6 +23,7 @@ __all__ = [
     "AttentionLayout",
     "Target",
     "choose_implementation",
+    "choose_target",
     "make_layout",
     "pack_batch",
     "paged_attention",

@@ -1,6 +1,9 @@
 """Which implementation a machine gets, before anything is allocated, and why."""
 
+from typing import Protocol
+
 from helium_jax.kernels.attention import mosaic_gpu, mosaic_tpu
+from helium_jax.kernels.attention.tuning import Target
 
 # The order of a page's elements that each implementation reads without copies (`KVPages`).
 ORDERS = {"mosaic_tpu": "joined", "mosaic_gpu": "rows", "xla": "columns", "reference": "columns"}
@@ -52,3 +55,52 @@ def choose_implementation(
     if reason is None:
         return name, f"the Pallas kernel reads {shape}"
     return "xla", f"not {name}: {reason}"
+
+
+class Device(Protocol):
+    """What is read of a `jax.Device`; GPUs also have compute_capability and core_count."""
+
+    @property
+    def platform(self) -> str: ...
+
+
+def choose_target(
+    device: Device,
+    *,
+    dtype: str,
+    kv_dtype: str,
+    head_size: int,
+    page_size: int,
+    num_heads: int,
+    num_kv_heads: int,
+    implementation: str | None = None,
+) -> tuple[Target, str]:
+    """What steps on a device are packed for, and the reason.
+
+    Args:
+        device: that the pages will live on.
+        dtype: of activations.
+        kv_dtype: of the pages.
+        implementation: a choice already made; None makes it.
+    """
+    if implementation is not None:
+        name, reason = implementation, "it was asked for"
+    elif dtype != kv_dtype:
+        name, reason = "xla", f"kernels do not read pages in {kv_dtype} for queries in {dtype}"
+    else:
+        name, reason = choose_implementation(
+            device.platform,
+            dtype=dtype,
+            head_size=head_size,
+            page_size=page_size,
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
+            compute_capability=getattr(device, "compute_capability", None),
+        )
+    target = Target(
+        implementation=name,
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        num_cores=getattr(device, "core_count", 1),
+    )
+    return target, reason

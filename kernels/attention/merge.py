@@ -71,7 +71,7 @@ def merge_parts(
 
     Args:
         row_parts: int32 [T, M], see `AttentionBatch`; items it does not name may hold anything.
-        units: float32 out [U, K, G, H] and log-sum-exp [U, K, G], normalised.
+        units: out [U, K, G, H] in any float dtype and float32 log-sum-exp [U, K, G], normalised.
         blocks: out [J, K, G, R, H] and log-sum-exp [J, K, G, R], likewise.
         num_visible_blocks: int32 [], block items from this one on do not count.
 
@@ -94,7 +94,7 @@ def merge_parts(
     empty = total == 0
     weights = weights / jnp.where(empty, 1.0, total)[:, None]
 
-    out = jnp.where(is_unit[..., None, None, None], units[0][unit], 0.0)  # [T, M, K, G, H]
-    out = jnp.where(is_block[..., None, None, None], blocks[0][block, :, :, row], out)
-    out = jnp.where(weights[..., None] > 0, out * weights[..., None], 0.0)
+    of_unit = jnp.where(is_unit[..., None, None, None], units[0][unit], 0.0)  # [T, M, K, G, H]
+    out = jnp.where(is_block[..., None, None, None], blocks[0][block, :, :, row], of_unit)
+    out = jnp.where(weights[..., None] > 0, out.astype(jnp.float32) * weights[..., None], 0.0)
     return jnp.sum(out, axis=1), jnp.where(empty, -jnp.inf, peak + jnp.log(total))

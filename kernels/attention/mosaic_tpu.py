@@ -158,8 +158,8 @@ def _run_items(
     """Attention of tiles [items, K, G * R, H] over their items' pages.
 
     Returns:
-        float32 out [items, K, G * R, H] and log-sum-exp [items, K, G * R]; items without work are
-        left as they were in memory.
+        out [items, K, G * R, H] in the queries' dtype and float32 log-sum-exp [items, K, G * R];
+        items without work are left as they were in memory.
     """
     num_items, kv_heads, tile_rows, head_size = tiles.shape
     page_size = pages.page_size
@@ -200,7 +200,7 @@ def _run_items(
             ],
         ),
         out_shape=[
-            jax.ShapeDtypeStruct((num_items, kv_heads, tile_rows, width), jnp.float32),
+            jax.ShapeDtypeStruct((num_items, kv_heads, tile_rows, width), tiles.dtype),
             jax.ShapeDtypeStruct((num_items, kv_heads, tile_rows, 1), jnp.float32),
         ],
         compiler_params=tpu.CompilerParams(
@@ -321,5 +321,5 @@ def _kernel(
     peak, total = peak_ref[:, :, :1], total_ref[:, :, :1]
     empty = peak <= HIDDEN
     total = jnp.where(empty, 1.0, total)
-    out_ref[0] = jnp.where(empty, 0.0, acc_ref[...] / total)
+    out_ref[0] = jnp.where(empty, 0.0, acc_ref[...] / total).astype(out_ref.dtype)
     lse_ref[0] = jnp.where(empty, -jnp.inf, peak + jnp.log(total))

@@ -113,7 +113,7 @@ def test_agrees_with_the_reference_over_pools_full_of_nan(interpreted, implement
     with interpreted(implementation):
         out, lse = attend(case, dtype, implementation, implementation)
     absolute, relative = TOLERANCES[dtype]
-    if implementation == "mosaic_gpu":
+    if dtype != "float32":
         absolute *= 2  # parts are rounded once more, before they are merged
     np.testing.assert_allclose(out, expected_out, atol=absolute, rtol=relative)
     np.testing.assert_allclose(lse, expected_lse, atol=2e-5, rtol=2e-5)
