@@ -51,9 +51,11 @@ from helium_jax.plan.nodes import (
     Value,
     View,
 )
+from helium_jax.plan.outline import Line, outline
 from helium_jax.plan.plan import Plan
 from helium_jax.plan.references import body_order, references, rename_references, replace_bodies
 from helium_jax.plan.signature import Signature, sign
+from helium_jax.plan.size import Size, max_executions, row_size
 from helium_jax.plan.spec import check_plan, check_size, validate
 from helium_jax.plan.template import Slot, Text, format_template, parse_template
 from helium_jax.plan.wire import encode_json, encode_yaml, load_plan, parse_plan, plan_from_document
@@ -75,6 +77,7 @@ __all__ = [
     "Function",
     "Input",
     "Lambda",
+    "Line",
     "Loop",
     "Map",
     "Message",
@@ -88,6 +91,7 @@ __all__ = [
     "Reduce",
     "RunLimits",
     "Signature",
+    "Size",
     "Slice",
     "Slot",
     "Template",
@@ -111,6 +115,8 @@ __all__ = [
     "is_call",
     "is_deterministic",
     "load_plan",
+    "max_executions",
+    "outline",
     "parse_formula",
     "parse_plan",
     "parse_template",
@@ -118,6 +124,7 @@ __all__ = [
     "references",
     "rename_references",
     "replace_bodies",
+    "row_size",
     "sign",
     "validate",
 ]

@@ -10,8 +10,10 @@ from helium_jax.plan.limits import (
     MAX_ITEMS,
     MAX_ITERATIONS,
     MAX_RETRIES,
+    MAX_TIMEOUT_S,
 )
 from helium_jax.plan.nodes import (
+    CallSettings,
     Chat,
     Completion,
     Const,
@@ -60,10 +62,21 @@ def check_controls(plan: Plan, scopes: Scopes, found: Findings) -> None:
             case _:
                 pass
         if isinstance(op, Chat | Completion):
-            _check_range(op.settings.retries, 0, MAX_RETRIES, f"{path}.retries", found)
+            _check_settings(op.settings, path, found)
         if isinstance(op, Const) and op.is_column and path != f"plan.ops.{op.name}":
             message = "is a column inside a body; write it at the top of the plan"
             found.add(f"{path}.values", message)
+
+
+def _check_settings(settings: CallSettings, path: str, found: Findings) -> None:
+    _check_range(settings.retries, 0, MAX_RETRIES, f"{path}.retries", found)
+    # Written so that NaN is refused too.
+    if settings.timeout_s is not None and not 0 < settings.timeout_s <= MAX_TIMEOUT_S:
+        message = f"{settings.timeout_s} seconds must be over 0 and at most {MAX_TIMEOUT_S:g}"
+        found.add(f"{path}.timeout", message)
+    if settings.default and settings.on_error != "default":
+        message = f"is {settings.on_error}, so that the default text would have no effect"
+        found.add(f"{path}.on_error", message)
 
 
 def _check_loop(

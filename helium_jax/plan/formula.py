@@ -6,9 +6,16 @@
     lines(plan)
 
 A formula reads the texts of other nodes and gives a text, number, boolean or list of texts. It has
-comparison, `and`, `or`, `not`, the functions of `formula_functions`, and steps into JSON values and
-lists; it has no loops, no arithmetic and no way to reach anything else. Regular expressions are
-RE2's, whose time is linear in the text; source, depth, results and lists are bounded.
+comparison, `and`, `or`, `not`, steps into JSON values and lists, and these functions:
+
+    contains starts_with ends_with matches        of a text: true or false
+    extract(text, regex) extract_all json         what is in a text: a text, a list, any JSON value
+    lines split words join                        a text to a list of trimmed texts, and back
+    len number lower upper trim                   of a text; len also of a list
+
+There are no loops, no arithmetic and no way to reach anything else. A text that is compared with a
+number or boolean counts as one, and a text that is none is an error of its row. Regular expressions
+are RE2's, whose time is linear in the text; source, depth, results and lists are bounded.
 """
 
 from collections.abc import Mapping

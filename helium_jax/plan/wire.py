@@ -111,7 +111,9 @@ class _BlockDumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    style = "|" if "\n" in text.strip("\n") else None
+    style = None
+    if "\n" in text:  # a separator reads best as "\n", a prompt as a block
+        style = "|" if "\n" in text.strip("\n") else '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

@@ -1,12 +1,16 @@
 """Every fault of branches, loops, maps, races and sub-plans, at its path, before any work."""
 
+import math
+
 import pytest
 
 from helium_jax.errors import PlanError
 from helium_jax.plan import (
     Body,
     Branch,
+    CallSettings,
     Carried,
+    Chat,
     Const,
     Function,
     Lambda,
@@ -369,6 +373,8 @@ def test_7_a_plan_made_in_python_is_checked_for_what_files_cannot_have():
     body = Body(ops=(), result="c")
     ops = (
         Const(name="c", value="x"),
+        Chat(name="k1", messages=(), settings=CallSettings(retries=-1, timeout_s=math.nan)),
+        Chat(name="k2", messages=(), settings=CallSettings(on_error="empty", default="lost")),
         Loop(name="l1", carried=(), body=body, max_iterations=3),
         Loop(name="l2", carried=(), body=body, count=2, condition=true, max_iterations=3),
         Loop(name="l3", carried=(), body=body, count=2, max_iterations=10**9),
@@ -389,6 +395,9 @@ def test_7_a_plan_made_in_python_is_checked_for_what_files_cannot_have():
     plan = Plan(ops=ops, outputs=(Output(name="o", source="c"),))
     assert sorted((p.path, p.code) for p in check_plan(plan).problems) == sorted(
         [
+            ("plan.ops.k1.retries", "plan_invalid"),
+            ("plan.ops.k1.timeout", "plan_invalid"),
+            ("plan.ops.k2.on_error", "plan_invalid"),
             ("plan.ops.l1", "unbounded_loop"),
             ("plan.ops.l2", "unbounded_loop"),
             ("plan.ops.l3.max_iterations", "plan_invalid"),
