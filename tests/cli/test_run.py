@@ -150,23 +150,41 @@ def test_wrong_input_is_one_clear_error_before_any_model_is_loaded(
     assert generators == []
 
 
-def test_explain_shows_the_tree(folder, capsys):
-    assert main(["explain", "plan.yaml", "--input", "rows.jsonl"]) == 0
-    out = capsys.readouterr().out
-    assert "rows=3, calls<=6" in out.splitlines()[0]
-    assert "  ->  Completion final  (rows=3, greedy, max_tokens=8)" in out
-    assert "Template spare  (never executed)" in out
-
-
-def test_explain_counts_the_shared_prefix_with_a_tokenizer(folder, model_folder, capsys):
-    args = ["explain", "plan.yaml", "--format=json", "--model", str(model_folder)]
+def test_explain_shows_the_stages(folder, model_folder, capsys):
+    args = ["explain", "plan.yaml", "--input", "rows.jsonl", "--model", str(model_folder)]
     assert main(args) == 0
-    operators = {op["name"]: op for op in json.loads(capsys.readouterr().out)["operators"]}
-    assert operators["final"]["static_prefix_tokens"] > 0
-    longer = operators["draft"]["static_prefix_tokens"]
-    assert main([*args, "--param", "tone=calm and then some"]) == 0
-    operators = {op["name"]: op for op in json.loads(capsys.readouterr().out)["operators"]}
-    assert operators["draft"]["static_prefix_tokens"] > longer
+    out = capsys.readouterr().out
+    assert "rows=3, calls<=6" in out.splitlines()[1]
+    assert "  ->  Completion final  (rows=3, greedy, max_tokens=8, calls=3, prompt=" in out
+    assert "Template spare  (never executed)" in out
+    assert "worker 0, inner sequences row by row:" in out
+    assert main([*args, "--stage=optimized"]) == 0
+    assert capsys.readouterr().out.startswith("Optimized")
+    assert main([*args, "--disable=merge"]) == 2
+    assert "'merge' is no rule" in capsys.readouterr().err
+    assert main([*args, "--timeline=x.svg"]) == 2
+    assert "add --analyze" in capsys.readouterr().err
+
+
+def test_explain_counts_the_shared_prefix(folder, model_folder, capsys):
+    args = ["explain", "plan.yaml", "--format=json", "--model", str(model_folder)]
+
+    def static_tokens(name, *more):
+        assert main([*args, *more]) == 0
+        operators = json.loads(capsys.readouterr().out)["operators"]
+        return operators[name]["estimate"]["static_tokens"]
+
+    assert static_tokens("final") > 0
+    assert static_tokens("draft", "--param", "tone=calm and then some") > static_tokens("draft")
+
+
+def test_explain_analyze_runs_the_plan_and_draws_it(folder, model_folder, capsys):
+    engine = ("--page-size=16", "--num-pages=64", "--max-seqs=4", "--max-batched-tokens=16")
+    rows = ("--input", "rows.jsonl", "--model", str(model_folder))
+    args = ["explain", "plan.yaml", "--analyze", "--deterministic", *rows, *engine]
+    assert main([*args, "--timeline=run.svg"]) == 0
+    assert "(actual values=3 calls=" in capsys.readouterr().out
+    assert (folder / "run.svg").read_text().startswith("<svg")
 
 
 def test_a_plan_runs_on_a_real_engine_and_naively_with_the_same_outputs(folder, model_folder):
