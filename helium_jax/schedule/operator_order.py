@@ -7,6 +7,7 @@ an end come first, and when nothing can start without waiting, the one that can 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from helium_jax.schedule.call_graph import CallGraph
 from helium_jax.schedule.prefix_tree import PrefixTree, tree_of
@@ -49,6 +50,24 @@ def order_operators(steps: TokenSteps, placement: Sequence[Sequence[int]]) -> li
     return walk.order
 
 
+class _Weight(NamedTuple):
+    """How much a subtree is wanted now; the greatest first.
+
+    Attributes:
+        urgency: the longest tail of what is missing in it; -1 if nothing is.
+        minus_blocked: how many of its operators cannot follow yet, negative: whoever comes back for
+            them computes the shared text again.
+    """
+
+    urgency: float
+    minus_blocked: int
+
+    def plus(self, other: "_Weight") -> "_Weight":
+        """Of both together."""
+        blocked = self.minus_blocked + other.minus_blocked
+        return _Weight(urgency=max(self.urgency, other.urgency), minus_blocked=blocked)
+
+
 class _Walk:
     """The state of one walk: clocks per worker, and what was emitted."""
 
@@ -69,21 +88,33 @@ class _Walk:
             load.tail = max((delay + user.first + user.tail for user in behind), default=0.0)
         self.order: list[str] = []
         self.missing = len(self._graph.nodes)
-        self._urgency: list[float] = []
+        self._weights: list[_Weight] = []
 
     def run_pass(self) -> bool:
         """Walks the tree once and emits what can start without waiting; whether there was any."""
         before = self.missing
         self._weigh()
-        pending = [0]
+        pending: list[int | str] = [0]  # branches and calls; the last one is looked at first
         while pending:
-            node = self._tree[pending.pop()]
-            for call in sorted(node.calls, key=self._rank):
-                if self._loads[call].end is None and self._can_start(call):
-                    self._emit(call)
-            children = [child for child in node.children if self._urgency[child] >= 0.0]
-            # The last one is looked at first.
-            pending += sorted(children, key=lambda child: (self._urgency[child], -child))
+            entry = pending.pop()
+            if isinstance(entry, str):
+                if self._can_start(entry):
+                    self._emit(entry)
+                continue
+            branch = self._tree[entry]
+            entries: list[tuple[_Weight, bool, int, int | str]] = [
+                (self._weights[child], True, -child, child)
+                for child in branch.children
+                if self._weights[child].urgency >= 0.0
+            ]
+            entries += [
+                (self._weight(name), False, -self._graph.place[name], name)
+                for name in branch.calls
+                if self._loads[name].end is None
+            ]
+            # Of equally weighty ones those that share more come first.
+            entries.sort(key=lambda weighed: weighed[:3])
+            pending += [entry for *_, entry in entries]
         return self.missing < before
 
     def force(self) -> None:
@@ -97,15 +128,20 @@ class _Walk:
         self._emit(call)
 
     def _weigh(self) -> None:
-        """Per tree node the longest tail of what is missing below it; -1 where nothing is."""
-        urgency = [-1.0] * len(self._tree)
+        """Weighs what is missing below every branch, as it is before this pass."""
+        weights = [_Weight(urgency=-1.0, minus_blocked=0)] * len(self._tree)
         for index in reversed(range(len(self._tree))):
-            node = self._tree[index]
-            for call in node.calls:
-                if self._loads[call].end is None:
-                    urgency[index] = max(urgency[index], self._loads[call].tail)
-            urgency[node.parent] = max(urgency[node.parent], urgency[index])
-        self._urgency = urgency
+            branch = self._tree[index]
+            missing = (name for name in branch.calls if self._loads[name].end is None)
+            for weight in map(self._weight, missing):
+                weights[index] = weights[index].plus(weight)
+            if index:
+                weights[branch.parent] = weights[branch.parent].plus(weights[index])
+        self._weights = weights
+
+    def _weight(self, call: str) -> "_Weight":
+        is_blocked = not self._has_needs(call)
+        return _Weight(urgency=self._loads[call].tail, minus_blocked=-int(is_blocked))
 
     def _rank(self, call: str) -> tuple[float, int]:
         return -self._loads[call].tail, self._graph.place[call]
