@@ -31,8 +31,8 @@ class Prepared:
         num_rows: rows of the batch.
         columns: values of every operator that needs no work.
         planned: who orders the calls, and what it was planned from.
-        fetched_tokens: prompt tokens of the calls that became columns of cached answers, and how
-            many calls these are.
+        fetched_tokens: prompt tokens of the calls that are not made because the output cache has
+            their answers for every row, and how many calls these are.
         seconds: how long each stage took: "rewrite", "lower", "schedule".
     """
 
@@ -116,7 +116,7 @@ async def prepare_run(
         options=options,
         profile=profile,
     )
-    fetched = [output for (name, _), output in known.items() if name in set(optimized.fetched)]
+    fetched = [output for (name, _), output in known.items() if name in optimized.spared]
     return Prepared(
         plan=plan,
         optimized=optimized,

@@ -10,7 +10,7 @@ from helium_jax.optimizer.rewriting import Note, Rule
 from helium_jax.optimizer.rules import RULES, group_rows_by_value
 from helium_jax.optimizer.rules.fetch_cached_outputs import find_known_rows
 from helium_jax.optimizer.rules.group_rows_by_value import Grouping
-from helium_jax.plan import Chat, Completion, Plan, validate
+from helium_jax.plan import Chat, Completion, Const, Plan, validate
 
 MAX_ROUNDS = 32
 NO_FACTS = Facts()
@@ -43,6 +43,8 @@ class Optimized:
         plan: gives the outputs of the original under the same names.
         trace: the rules that fired, in order.
         fetched: calls that are columns of cached answers now.
+        spared: calls that the given plan makes and this one does not, because the output cache has
+            their answers for every row: those fetched, and those that only these needed.
         known_rows: by call that is left outside bodies, the rows that the output cache serves.
         merged: by operator for which another one stands now, that one. A run without any reuse
             makes the calls of both.
@@ -52,6 +54,7 @@ class Optimized:
     plan: Plan
     trace: tuple[TraceStep, ...]
     fetched: tuple[str, ...]
+    spared: tuple[str, ...]
     known_rows: Mapping[str, frozenset[int]]
     merged: Mapping[str, str]
     grouping: Grouping
@@ -81,14 +84,22 @@ def optimize(
     validate(plan)
     active = [rule for rule in rules if rule.__name__ not in disabled]
     rewritten, trace, merged = _to_fixed_point(plan, facts, active)
-    # Of the answers that were known, only those that the plan still holds were worth fetching.
-    left = {op.name for op in rewritten.ops if not isinstance(op, Chat | Completion)}
-    calls = {op.name for op in plan.ops if isinstance(op, Chat | Completion)}
+    calls = {op.name: op for op in plan.ops if isinstance(op, Chat | Completion)}
+    left = {op.name: op for op in rewritten.all_ops}
     known_rows = {op.name: rows for op in rewritten.ops if (rows := find_known_rows(op, facts))}
+    spared = [
+        name
+        for name, op in calls.items()
+        if name in plan.needed
+        and facts.num_rows
+        and len(find_known_rows(op, facts)) == facts.num_rows
+        and not isinstance(left.get(merged.get(name, name)), Chat | Completion)
+    ]
     return Optimized(
         plan=rewritten,
         trace=trace,
-        fetched=tuple(op.name for op in plan.ops if op.name in left & calls),
+        fetched=tuple(name for name in calls if isinstance(left.get(name), Const)),
+        spared=tuple(spared),
         known_rows=known_rows,
         merged=merged,
         grouping=Grouping() if ANNOTATION in disabled else group_rows_by_value(rewritten, facts),

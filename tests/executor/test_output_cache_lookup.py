@@ -7,7 +7,7 @@ import pytest
 from helium_jax.executor import RunOptions, run_plan
 from helium_jax.executor.output_cache import OutputCache
 from helium_jax.executor.output_cache_lookup import find_known
-from helium_jax.executor.session import prepare
+from helium_jax.executor.preparing import prepare
 from helium_jax.optimizer import gather_facts, optimize
 from helium_jax.plan import PlanBuilder, View
 from helium_jax.testing import FAKE_MODEL, FakeGenerator, FakeText
@@ -70,6 +70,9 @@ async def test_5_3_after_a_run_every_call_is_known_and_the_plan_is_a_column():
     assert "CacheFetch: 8 rows" in optimized.trace[0].notes[0].reason
     again, num_calls = await run(debate(), ROWS, cache)
     assert num_calls == 0
+    first, second = result.statistics, again.statistics
+    assert second.needed == first.needed == second.result_cached
+    assert (second.num_cached_calls, second.computed) == (24, 0)
     assert [row.outputs for row in again.rows] == [row.outputs for row in result.rows]
     fetched, num_calls = await run(optimized.plan, ROWS, cache)
     assert num_calls == 0

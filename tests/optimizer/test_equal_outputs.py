@@ -4,18 +4,22 @@ import asyncio
 import dataclasses
 import hashlib
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helium_jax.errors import RequestError
-from helium_jax.executor import run_plan
+from helium_jax.executor import RunOptions, run_plan
 from helium_jax.optimizer import RULE_NAMES, Facts, describe_column, optimize
-from helium_jax.plan import Output
-from helium_jax.testing import FakeGenerator, FakeText
+from helium_jax.plan import Output, bound_names
+from helium_jax.plan.references import rename_all
+from helium_jax.testing import LOWER_CASE, FakeGenerator, FakeText
+from tests.executor.nested_plans import nested_plans
 from tests.optimizer.plans import map_reduce, trading
+from tests.plan.nested import nested_plans as any_nested_plans
 from tests.plan.strategies import plans
 from tests.plan.strategies import rows as row_lists
 
+WORDS = tuple(b"abc \n")
 DISABLED = st.sets(st.sampled_from(RULE_NAMES), max_size=2)
 
 
@@ -25,9 +29,16 @@ def refuse_some(request, num_sent):
     return RequestError("this prompt is refused", code="refused") if digest[0] < 64 else None
 
 
-def run(plan, rows, *, fail=None):
-    generator = FakeGenerator(fail=fail)
-    result = asyncio.run(run_plan(plan, rows, generator=generator, codec=FakeText()))
+REFUSALS = st.sampled_from([None, refuse_some])
+
+
+def run(plan, rows, *, fail=None, alphabet=LOWER_CASE):
+    generator = FakeGenerator(fail=fail, alphabet=alphabet)
+    as_it_is = RunOptions(disabled_rules=frozenset(RULE_NAMES))
+    running = run_plan(plan, rows, generator=generator, codec=FakeText(), options=as_it_is)
+    result = asyncio.run(
+        asyncio.wait_for(running, 20)
+    )  # a plan that hangs is shown, not waited for
     return [row.outputs for row in result.rows], len(generator.requests)
 
 
@@ -56,7 +67,7 @@ def all_answers(plan, rows, fail):
     plans(deterministic=True),
     row_lists(min_size=1, max_size=4),
     DISABLED,
-    st.sampled_from([None, refuse_some]),
+    REFUSALS,
     st.randoms(use_true_random=False),
 )
 def test_optimised_plans_give_equal_outputs_with_no_more_calls(plan, rows, disable, fail, random):
@@ -68,6 +79,36 @@ def test_optimised_plans_give_equal_outputs_with_no_more_calls(plan, rows, disab
     optimized_outputs, num_optimized = run(optimized.plan, rows, fail=fail)
     assert optimized_outputs == outputs
     assert num_optimized <= num_calls
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(nested_plans(), st.lists(st.sampled_from(["a", "b c", "a b\nc", ""]), max_size=2), REFUSALS)
+def test_5_14_optimised_bodies_give_equal_outputs(plan, column, fail):
+    """Every operator is there twice, as in plans that were put together from others."""
+    names = {name: f"{name}_" for op in plan.all_ops for name in (op.name, *bound_names(op))}
+    outputs = tuple(
+        Output(name=f"{o.name}_", source=names.get(o.source, o.source)) for o in plan.outputs
+    )
+    doubled = dataclasses.replace(
+        plan,
+        ops=(*plan.ops, *(rename_all(op, names) for op in plan.ops)),
+        outputs=(*plan.outputs, *outputs),
+    )
+    rows = [{"q": text} for text in column]
+    optimized = optimize(doubled, facts_of(doubled, rows, {})).plan
+    assert optimize(optimized).plan is optimized
+    found, num_optimized = run(optimized, rows, fail=fail, alphabet=WORDS)
+    expected, num_calls = run(doubled, rows, fail=fail, alphabet=WORDS)
+    assert found == expected
+    assert num_optimized <= num_calls
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(any_nested_plans(), DISABLED)
+def test_any_valid_plan_can_be_optimised_and_then_no_further(plan, disable):
+    optimized = optimize(plan, disable=disable)
+    assert optimize(optimized.plan, disable=disable).plan is optimized.plan
+    assert [o.name for o in optimized.plan.outputs] == [o.name for o in plan.outputs]
 
 
 @settings(max_examples=30, deadline=None)

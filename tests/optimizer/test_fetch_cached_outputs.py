@@ -35,6 +35,7 @@ def test_5_3_a_full_hit_prunes_everything_upstream():
     optimized = optimize(CHAIN, known("a", "b", "c"))
     assert optimized.plan.ops == (const("c", ("c0", "c1")),)
     assert optimized.fetched == ("c",)
+    assert optimized.spared == ("a", "b", "c")
     assert optimized.known_rows == {}
     assert [step.rule for step in optimized.trace] == ["fetch_cached_outputs", "prune_unused_nodes"]
     assert optimized.trace[0].num_calls == (3, 0)
@@ -52,6 +53,19 @@ def test_5_3_hits_that_end_half_way_prune_what_lies_before_them():
     optimized = optimize(CHAIN, known("a", "b"))
     assert names(optimized.plan) == ["b", "c"]
     assert optimized.fetched == ("b",)
+    assert optimized.spared == ("a", "b")
+
+
+def test_what_others_stand_for_is_spared_with_them():
+    plan = plan_of(
+        call("a", "{{q}}"), call("b", "{{q}}"), call("unused", "{{q}}!"), outputs=("a", "b")
+    )
+    assert optimize(plan, known("a", "b", "unused")).spared == ("a", "b")
+    # Without its messages a fetched call is not enough for who goes on with it.
+    viewed = plan_of(
+        chat("a", "{{q}}"), chat("b", "{{q}}"), chat("c", "go on", history="b"), outputs=("a", "c")
+    )
+    assert optimize(viewed, known("a", "b")).spared == ()
 
 
 @pytest.mark.parametrize(
