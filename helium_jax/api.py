@@ -13,9 +13,11 @@ from typing import Any, Self, TypeVar
 from helium_jax.builtin import TINY_NAME
 from helium_jax.config import EngineConfig
 from helium_jax.errors import RequestError
-from helium_jax.executor import RunEvent, RunOptions, RunResult, run_plan
+from helium_jax.executor import RunEvent, RunOptions, RunResult, Session
+from helium_jax.executor.policy import dispatch_setting
+from helium_jax.explain import Report, analyze_plan, explain_plan
 from helium_jax.plan import Plan, Value, load_plan
-from helium_jax.runtime import Runtime, open_runtime
+from helium_jax.runtime import Runtime, open_runtime, open_session
 from helium_jax.text.answer import stream_answer
 from helium_jax.types import (
     EngineStatistics,
@@ -58,8 +60,9 @@ class AsyncLM:
     Sampling arguments are the fields of `types.SamplingParams`; what is left out is greedy.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, session: Session) -> None:
         self._runtime = runtime
+        self._session = session
 
     @property
     def info(self) -> ModelInfo:
@@ -115,14 +118,53 @@ class AsyncLM:
             PlanError: the plan is not valid; names every fault.
             RequestError: a row is not what the plan's inputs say.
         """
-        return await run_plan(
-            plan if isinstance(plan, Plan) else load_plan(Path(plan))[0],
+        return await self._session.run(
+            _plan_of(plan), rows, params=params or {}, options=options, on_event=on_event
+        )
+
+    async def explain(
+        self,
+        plan: Plan | str | Path,
+        rows: Sequence[Mapping[str, object]],
+        *,
+        params: Mapping[str, Value] | None = None,
+        options: RunOptions = _DEFAULT_RUN,
+    ) -> Report:
+        """How `run` would run the plan; calls no model. `helium_jax.explain` shows reports.
+
+        Raises:
+            PlanError: the plan is not valid; names every fault.
+            RequestError: a row is not what the plan's inputs say.
+        """
+        known = _plan_of(plan)
+        return await explain_plan(
+            known,
             rows,
-            generator=self._runtime.generator,
+            model=self.info,
+            setting=dispatch_setting(self._runtime.generator, options),
             codec=self._runtime.text,
             params=params or {},
             options=options,
-            on_event=on_event,
+            output_cache=self._session.output_cache,
+            profile=await self._session.profile_of(known),
+        )
+
+    async def analyze(
+        self,
+        plan: Plan | str | Path,
+        rows: Sequence[Mapping[str, object]],
+        *,
+        params: Mapping[str, Value] | None = None,
+        options: RunOptions = _DEFAULT_RUN,
+    ) -> Report:
+        """Runs the plan and puts what happened beside what `explain` expected.
+
+        Raises:
+            PlanError: the plan is not valid; names every fault.
+            RequestError: a row is not what the plan's inputs say.
+        """
+        return await analyze_plan(
+            self._session, _plan_of(plan), rows, params=params or {}, options=options
         )
 
     async def _answer(
@@ -184,16 +226,29 @@ def _sampling(arguments: Mapping[str, Any]) -> SamplingParams:
 
 @contextlib.asynccontextmanager
 async def open_lm(
-    model: str | Path = TINY_NAME, *, config: EngineConfig | None = None
+    model: str | Path = TINY_NAME,
+    *,
+    config: EngineConfig | None = None,
+    num_workers: int = 1,
+    state_dir: str | Path | None = None,
 ) -> AsyncIterator[AsyncLM]:
     """Loads a model and starts its engine; both end with the context.
 
     Args:
         model: "helium-tiny", a Hugging Face folder, or "random:<shape>".
         config: of the engine; None leaves every choice to the machine.
+        num_workers: engines that share the weights.
+        state_dir: a folder where finished outputs and profiles of plans outlive the process.
+
+    Raises:
+        RequestError: the model or the configuration is wrong; names the file or the field.
     """
-    async with open_runtime(str(model), config) as runtime:
-        yield AsyncLM(runtime)
+    folder = Path(state_dir) if state_dir is not None else None
+    async with (
+        open_runtime(str(model), config, num_workers=num_workers) as runtime,
+        open_session(runtime, folder) as session,
+    ):
+        yield AsyncLM(runtime, session)
 
 
 class LM:
@@ -203,13 +258,19 @@ class LM:
     together are batched together.
     """
 
-    def __init__(self, model: str, config: EngineConfig | None) -> None:
+    def __init__(
+        self,
+        model: str,
+        config: EngineConfig | None,
+        num_workers: int,
+        state_dir: str | Path | None,
+    ) -> None:
         self._events = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._events.run_forever, name="helium-lm", daemon=True
         )
         self._thread.start()
-        self._opened = open_lm(model, config=config)
+        self._opened = open_lm(model, config=config, num_workers=num_workers, state_dir=state_dir)
         try:
             self._lm = self._wait(self._opened.__aenter__())
         except BaseException:
@@ -271,6 +332,28 @@ class LM:
         """See `AsyncLM.run`."""
         return self._wait(self._lm.run(plan, rows, params=params, options=options))
 
+    def explain(
+        self,
+        plan: Plan | str | Path,
+        rows: Sequence[Mapping[str, object]],
+        *,
+        params: Mapping[str, Value] | None = None,
+        options: RunOptions = _DEFAULT_RUN,
+    ) -> Report:
+        """See `AsyncLM.explain`."""
+        return self._wait(self._lm.explain(plan, rows, params=params, options=options))
+
+    def analyze(
+        self,
+        plan: Plan | str | Path,
+        rows: Sequence[Mapping[str, object]],
+        *,
+        params: Mapping[str, Value] | None = None,
+        options: RunOptions = _DEFAULT_RUN,
+    ) -> Report:
+        """See `AsyncLM.analyze`."""
+        return self._wait(self._lm.analyze(plan, rows, params=params, options=options))
+
     def close(self) -> None:
         """Ends the engine and its threads; calling it again does nothing."""
         if self._events.is_closed():
@@ -309,14 +392,26 @@ class LM:
         self._events.close()
 
 
-def load(model: str | Path = TINY_NAME, *, config: EngineConfig | None = None) -> LM:
+def load(
+    model: str | Path = TINY_NAME,
+    *,
+    config: EngineConfig | None = None,
+    num_workers: int = 1,
+    state_dir: str | Path | None = None,
+) -> LM:
     """Loads a model and starts its engine.
 
     Args:
         model: "helium-tiny", a Hugging Face folder, or "random:<shape>".
         config: of the engine; None leaves every choice to the machine.
+        num_workers: engines that share the weights.
+        state_dir: a folder where finished outputs and profiles of plans outlive the process.
 
     Raises:
         RequestError: the model or the configuration is wrong; names the file or the field.
     """
-    return LM(str(model), config)
+    return LM(str(model), config, num_workers, state_dir)
+
+
+def _plan_of(plan: Plan | str | Path) -> Plan:
+    return plan if isinstance(plan, Plan) else load_plan(Path(plan))[0]

@@ -4,6 +4,7 @@ It turns a model's name and an `EngineConfig` into something that generates, and
 speaks for it.
 """
 
+import asyncio
 import contextlib
 import dataclasses
 import math
@@ -26,6 +27,9 @@ from helium_jax.config import (
 )
 from helium_jax.engine import AsyncEngine, Engine, EnginePool, Loop, Progress, Runner
 from helium_jax.errors import RequestError
+from helium_jax.executor import Session
+from helium_jax.executor.output_cache import DEFAULT_MAX_BYTES, OutputCache
+from helium_jax.executor.profile_store import ProfileStore
 from helium_jax.models.checkpoint import load_hf, read_config
 from helium_jax.models.config import ModelConfig
 from helium_jax.models.params import Params, param_shapes
@@ -48,6 +52,45 @@ class Runtime:
     name: str
     generator: Generator
     text: TextModel
+
+
+@contextlib.asynccontextmanager
+async def open_session(
+    runtime: Runtime,
+    state_dir: Path | None = None,
+    *,
+    output_cache_bytes: int = DEFAULT_MAX_BYTES,
+    output_ttl_s: float | None = None,
+) -> AsyncIterator[Session]:
+    """Runs of plans over a runtime, with an output cache; both end with the context.
+
+    Args:
+        runtime: what generates.
+        state_dir: a folder where finished outputs and profiles outlive the process; None keeps
+            outputs in memory, and no profiles.
+        output_cache_bytes: bound of the output cache; 0 for none.
+        output_ttl_s: seconds after which an output is forgotten; None for never.
+
+    Raises:
+        RequestError: the folder cannot be made, or a bound is wrong.
+    """
+    cache, profiles = None, None
+    if state_dir is not None:
+        try:
+            state_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RequestError(f"cannot use {str(state_dir)!r}: {error.strerror}") from None
+        profiles = ProfileStore(state_dir / "profiles")
+    if output_cache_bytes:
+        path = state_dir / "outputs.sqlite" if state_dir is not None else None
+        cache = await asyncio.to_thread(
+            OutputCache, max_bytes=output_cache_bytes, ttl_s=output_ttl_s, path=path
+        )
+    try:
+        yield Session(runtime.generator, runtime.text, output_cache=cache, profiles=profiles)
+    finally:
+        if cache is not None:
+            await asyncio.to_thread(cache.close)
 
 
 @contextlib.asynccontextmanager
@@ -131,15 +174,13 @@ def loop_factory(
     gates = [threading.Lock() for _ in range(num_workers)]
 
     def make_loop(worker: int) -> Loop:
-        devices = jax.local_devices()
-        place = worker % len(devices)
-        num_sharing = -(-num_workers // len(devices))
+        place = worker % len(jax.local_devices())
         with gates[place]:
             if place in first:
                 return first[place].replica()
-            with jax.default_device(devices[place]):
-                loop = _load_loop(model, config, name, progress, devices[place], num_sharing)
-            if num_sharing > 1:
+            with jax.default_device(jax.local_devices()[place]):
+                loop = _load_loop(model, config, name, progress, place, num_workers)
+            if num_workers > 1:
                 first[place] = loop
             return loop
 
@@ -151,20 +192,22 @@ def _load_loop(
     config: EngineConfig,
     name: str,
     progress: Progress | None,
-    device: jax.Device,
-    num_sharing: int,
+    place: int,
+    num_workers: int,
 ) -> Loop:
-    """A loop on the default device, `device`, which `num_sharing` workers will share."""
+    """A loop on the default device, which is local device `place`."""
     source = _open_source(model)
-    info = device_info(device)
-    resolved = resolve(config, info, _shape_of(source.config), num_workers=num_sharing)
+    device = device_info(place)
+    resolved = resolve(
+        config, device, _shape_of(source.config), num_workers=_num_sharing(num_workers)
+    )
     use_compile_cache(resolved.compile_cache_dir)
     params, version = source.load(resolved.dtype)
     if resolved.quantization is not None:
         params = quantize(params)
-    runner = Runner(params, source.config, resolved, device=device)
+    runner = Runner(params, source.config, resolved)
     runner.warm_up(progress)
-    version = name_numerics(version, resolved, platform=info.platform)
+    version = name_numerics(version, resolved, platform=device.platform)
     return Loop(runner, _model_info(name, source.config, resolved, version), resolved)
 
 
@@ -208,7 +251,10 @@ def outline_engine(
     """
     source = _open_source(model)
     resolved = resolve(
-        config or EngineConfig(), device_info(), _shape_of(source.config), num_workers=num_workers
+        config or EngineConfig(),
+        device_info(),
+        _shape_of(source.config),
+        num_workers=_num_sharing(num_workers),
     )
     info = _model_info(default_name(model), source.config, resolved, version="")
     return EngineOutline(
@@ -297,9 +343,14 @@ def _as_request_error() -> Iterator[None]:
         raise RequestError(str(error), code="bad_model") from error
 
 
-def device_info(device: jax.Device | None = None) -> DeviceInfo:
-    """A device, by default the first, and the memory on it that nobody uses yet."""
-    device = device or jax.devices()[0]
+def _num_sharing(num_workers: int) -> int:
+    """Most workers on one device."""
+    return -(-num_workers // len(jax.local_devices()))
+
+
+def device_info(place: int = 0) -> DeviceInfo:
+    """A local device and the memory on it that nobody uses yet."""
+    device = jax.local_devices()[place]
     if device.platform == "cpu":
         return DeviceInfo(
             platform="cpu",

@@ -13,6 +13,8 @@ from helium_jax.executor.output_cache import OutputCache
 from helium_jax.executor.policy import dispatch_setting
 from helium_jax.executor.precompute import make_warmer
 from helium_jax.executor.preparing import count_rewrites, prepare_run
+from helium_jax.executor.profile import profile_of
+from helium_jax.executor.profile_store import ProfileStore
 from helium_jax.executor.resources import Resources
 from helium_jax.executor.result import RunResult
 from helium_jax.executor.run_control import RunControl
@@ -39,6 +41,7 @@ class Session:
         codec: TextCodec,
         *,
         output_cache: OutputCache | None = None,
+        profiles: ProfileStore | None = None,
         max_in_flight: int | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -48,6 +51,7 @@ class Session:
             generator: the token side.
             codec: text to token ids and back, of the generator's model.
             output_cache: where finished answers are kept; the caller's to close.
+            profiles: where what runs have shown is read and kept.
             max_in_flight: most calls of all runs at the engine at once; None: enough to keep it
                 full.
             clock: seconds, for statistics.
@@ -60,6 +64,7 @@ class Session:
             gate=FairGate(self._max_in_flight),
             output_cache=output_cache,
         )
+        self._profiles = profiles
         self._clock = clock
         self._sleep = sleep
 
@@ -78,6 +83,12 @@ class Session:
         """Where finished answers are kept."""
         return self._resources.output_cache
 
+    async def profile_of(self, plan: Plan) -> Profile:
+        """What earlier runs of the plan have shown; empty when nothing is kept."""
+        if self._profiles is None:
+            return NO_PROFILE
+        return await asyncio.to_thread(self._profiles.load, plan.plan_id)
+
     async def run(
         self,
         plan: Plan,
@@ -89,9 +100,11 @@ class Session:
         on_event: Callable[[RunEvent], None] | None = None,
         cancel: asyncio.Event | None = None,
         control: RunControl | None = None,
-        profile: Profile = NO_PROFILE,
+        profile: Profile | None = None,
     ) -> RunResult:
-        """Runs `plan` over `rows`; see `run_plan`."""
+        """Runs `plan` over `rows`; see `run_plan`. No profile: that of earlier runs."""
+        if profile is None:
+            profile = await self.profile_of(plan)
         run_id = run_id or f"run_{secrets.token_hex(8)}"
         started = self._clock()
         prepared = await prepare_run(
@@ -140,12 +153,16 @@ class Session:
             self._resources.gate.forget(run_id)
         assert state.status is not None
         seconds = self._clock() - started
+        statistics = count_rewrites(driver.statistics(seconds), prepared)
+        if self._profiles is not None:
+            shown = profile_of(statistics, prepared.num_rows)
+            await asyncio.to_thread(self._profiles.add, plan.plan_id, shown, plan_name=plan.name)
         return RunResult(
             run_id=run_id,
             plan_id=plan.plan_id,
             status=state.status,
             rows=tuple(state.results()),
-            statistics=count_rewrites(driver.statistics(seconds), prepared),
+            statistics=statistics,
         )
 
 

@@ -79,14 +79,18 @@ async def analyze_plan(
     *,
     params: Mapping[str, Value] = NO_PARAMS,
     options: RunOptions = DEFAULT_OPTIONS,
-    profile: Profile = NO_PROFILE,
+    profile: Profile | None = None,
 ) -> Report:
     """Explains a plan, runs it, and puts what happened beside what was expected.
+
+    Without a profile, that of the session's earlier runs is taken.
 
     Raises:
         PlanError: as `explain_plan`.
         RequestError: as `explain_plan`.
     """
+    if profile is None:
+        profile = await session.profile_of(plan)
     setting = dispatch_setting(session.generator, options)
     explained = await explain_plan(
         plan,
