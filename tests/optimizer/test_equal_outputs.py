@@ -99,7 +99,10 @@ def test_5_14_optimised_bodies_give_equal_outputs(plan, column, fail):
     assert optimize(optimized).plan is optimized
     found, num_optimized = run(optimized, rows, fail=fail, alphabet=WORDS)
     expected, num_calls = run(doubled, rows, fail=fail, alphabet=WORDS)
-    assert found == expected
+    for row, expected_row in zip(found, expected, strict=True):
+        for name, text in expected_row.items():
+            # What a loop carried for nobody may have failed, and is not carried any more.
+            assert text in (row[name], None)
     assert num_optimized <= num_calls
 
 

@@ -16,9 +16,10 @@ def prune_unused_nodes(plan: Plan, facts: Facts) -> Rewriting:
 
     Rewrite:       {x: f(a), y: g(b)}, outputs {x}  ->  {x: f(a)}, outputs {x}
                    loop carrying (s, t), where only s is read  ->  loop carrying (s)
-    Legal when:    always: an operator's only effect is its value. Of a loop, a carried name also
-                   stays when it decides the loop's value without any iteration. Inputs and
-                   parameters stay, because who runs the plan gives them.
+    Legal when:    always: an operator's only effect is its value. A row that would fail for
+                   nothing but a value that nobody reads has its outputs then. Of a loop, a
+                   carried name also stays when it decides the loop's value without any iteration.
+                   Inputs and parameters stay, because who runs the plan gives them.
     Pays off when: always.
     """
     live = _find_live(plan)
