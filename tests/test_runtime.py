@@ -1,5 +1,9 @@
 """What is composed of a model and a configuration."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from helium_jax.config import DeviceInfo, EngineConfig, ModelShape, resolve
@@ -56,3 +60,52 @@ async def test_no_worker_is_refused():
     with pytest.raises(RequestError, match="num_workers=0 must be at least 1"):
         async with open_runtime(num_workers=0):
             pass
+
+
+ON_TWO_DEVICES = """
+import asyncio
+import jax
+from helium_jax.config import EngineConfig
+from helium_jax.runtime import open_runtime
+from helium_jax.types import GenerateRequest, SamplingParams
+
+async def main():
+    config = EngineConfig(
+        max_num_seqs=2, max_num_batched_tokens=8, num_pages=16, max_model_len=128, page_size=16
+    )
+    async with open_runtime(config=config, num_workers=3) as runtime:
+        for worker in range(3):
+            request = GenerateRequest(
+                request_id=str(worker),
+                token_ids=tuple(range(40, 60)),
+                sampling=SamplingParams(max_tokens=4, ignore_eos=True, repetition_penalty=1.3),
+                worker=worker,
+            )
+            print([t async for e in runtime.generator.generate(request) for t in e.token_ids])
+        held = {}
+        for array in jax.live_arrays():
+            (device,) = array.devices()
+            held[device.id] = held.get(device.id, 0) + array.nbytes
+        print(held[0] > held[1] > 0.4 * held[0])
+        print({one.num_compiles_after_warmup for one in runtime.generator.statistics()})
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+def test_workers_are_dealt_to_the_devices_in_turn(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-c", ON_TWO_DEVICES],
+        env={
+            **os.environ,
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+            "XDG_CACHE_HOME": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    first, second, third, is_dealt, compiles = run.stdout.splitlines()
+    assert first == second == third
+    assert (is_dealt, compiles) == ("True", "{0}")

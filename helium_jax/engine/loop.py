@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 
 from helium_jax.config import ResolvedEngineConfig
 from helium_jax.engine import transitions
@@ -77,6 +78,8 @@ class Loop:
         self._active: dict[str, Active] = {}
         self._in_flight: deque[_InFlight] = deque()
         self._outcomes: list[tuple[str, Outcome]] = []
+        # Not given at once: who gets them shall find them in the statistics.
+        self._answers: list[Callable[[], None]] = []
         self._num_arrivals = 0
         self._num_failures_in_a_row = 0
         self._counters = Counters()
@@ -167,7 +170,10 @@ class Loop:
         self._counters.waited(device_seconds=waited, all_seconds=self._clock() - started)
 
     def take_outcomes(self) -> list[tuple[str, Outcome]]:
-        """What happened to requests since the last call, oldest first."""
+        """What happened to requests since the last call, oldest first; answers warmings."""
+        answers, self._answers = self._answers, []
+        for answer in answers:
+            answer()
         outcomes, self._outcomes = self._outcomes, []
         return outcomes
 
@@ -315,7 +321,8 @@ class Loop:
         self._leave(active)
         if active.warmed is not None:
             active.pin &= reason is not FinishReason.CANCELLED  # nobody would give it back
-            active.warmed.set_result(active.receipt(self._store))
+            receipt = active.receipt(self._store)
+            self._answers.append(partial(active.warmed.set_result, receipt))
         else:
             event = active.last_event(reason, token_ids, logprobs)
             self._outcomes.append((active.request_id, event))
@@ -324,7 +331,7 @@ class Loop:
         """Ends a request with an error; nobody reads its KV again if that may be damaged."""
         self._leave(active, is_damaged=is_damaged)
         if active.warmed is not None:
-            active.warmed.set_exception(error)
+            self._answers.append(partial(active.warmed.set_exception, error))
         else:
             self._outcomes.append((active.request_id, error))
 

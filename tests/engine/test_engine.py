@@ -416,12 +416,14 @@ def test_pins_of_a_store_that_was_lost_can_be_given_back(make_loop, caplog):
     receipt = loop.warm(WarmPrefix(token_ids=tuple(range(1, 33)), pin=True), "warm")
     while loop.has_work:
         loop.step()
+    loop.take_outcomes()
     pin_id = receipt.result().pin_id
     loop.submit(make_request("a", (1, 2), max_tokens=3))
     loop._runner.collect = lambda ticket: 1 / 0
     loop.step()
     again = loop.warm(WarmPrefix(token_ids=(1, 2)), "again")
     loop.unpin(pin_id)
+    loop.take_outcomes()
     assert again.done()
     assert loop.statistics().cache.num_pinned == 0
     with pytest.raises(RequestError, match="not pinned"):
