@@ -15,6 +15,7 @@ from helium_jax.schedule.dispatch import DispatchSetting
 from helium_jax.schedule.soft_schedule import SoftSchedule
 
 FILL = 0.75  # of the engines' places, that one window of rows shall fill by itself
+TAIL = 2  # windows that the last one takes in, so that the end of a run is wide
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +32,9 @@ class PlanOrder:
     _windows: Mapping[int, int] = field(init=False, repr=False)  # per row
 
     def __post_init__(self) -> None:
-        rows = enumerate(self.schedule.rows)
-        windows = {row: place // self.window for place, row in rows}
+        rows = self.schedule.rows
+        last = max(len(rows) // self.window - TAIL, 0)
+        windows = {row: min(place // self.window, last) for place, row in enumerate(rows)}
         object.__setattr__(self, "_windows", windows)
 
     def rank(self, operator: str, row: int) -> int:

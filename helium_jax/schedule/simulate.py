@@ -137,7 +137,7 @@ class _Run:
         }
         self._events: list[tuple[float, int, StepResult]] = []  # a worker's step is over
         self._is_stepping = [False] * len(engines)
-        self._spans: list[CallSpan] = []
+        self._spans: list[tuple[tuple[float, int, int], CallSpan]] = []  # by admission
 
     def drive(self) -> SimulatedRun:
         warmed = self._warm() if self._dispatcher.warms else 0
@@ -164,7 +164,7 @@ class _Run:
             work = add_work(work, engine.work)
         return SimulatedRun(
             makespan_s=max(engine.now_s for engine in self._engines),
-            spans=tuple(sorted(self._spans, key=lambda span: span.start_s)),
+            spans=tuple(span for _, span in sorted(self._spans, key=lambda entry: entry[0])),
             work=work,
             warmed_tokens=warmed,
             num_preemptions=sum(engine.num_preemptions for engine in self._engines),
@@ -225,18 +225,17 @@ class _Run:
     def _finish(self, sequence: Running, worker: int, now_s: float) -> None:
         call = sequence.call
         node = self._graph.by_name[call.operator]
-        self._spans.append(
-            CallSpan(
-                operator=call.operator,
-                row=call.row,
-                worker=worker,
-                start_s=sequence.admitted_s,
-                end_s=now_s,
-                prompt_tokens=len(call.token_ids),
-                cached_tokens=sequence.num_cached or 0,
-                output_tokens=sequence.num_output,
-            )
+        span = CallSpan(
+            operator=call.operator,
+            row=call.row,
+            worker=worker,
+            start_s=sequence.admitted_s,
+            end_s=now_s,
+            prompt_tokens=len(call.token_ids),
+            cached_tokens=sequence.num_cached or 0,
+            output_tokens=sequence.num_output,
         )
+        self._spans.append(((sequence.admitted_s, worker, sequence.admission), span))
         self._dispatcher.finished(call.call_id, sequence.num_output)
         turn = call.frame[0] if call.frame else 0
         if turn + 1 < round(node.repeats):

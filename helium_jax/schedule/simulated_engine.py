@@ -45,6 +45,7 @@ class Running:
     num_generated: int = 0
     num_cached: int | None = None
     admitted_s: float = 0.0
+    admission: int = 0  # counts the worker's admissions
     preemptions: int = 0
 
     @property
@@ -83,6 +84,7 @@ class SimulatedEngine:
         self._cost = cost
         self._watermark = int(watermark * self.store.num_pages)
         self._num_arrivals = 0
+        self._num_admissions = 0
 
     @property
     def num_calls(self) -> int:
@@ -218,6 +220,8 @@ class SimulatedEngine:
         if sequence.num_cached is None:
             sequence.num_cached = sequence.num_computed
             sequence.admitted_s = self.now_s
+            sequence.admission = self._num_admissions
+            self._num_admissions += 1
         self.running.append(sequence)
         return sequence
 

@@ -23,7 +23,7 @@ OUTPUT_WEIGHT = 2.0  # an output token's time beside that of a prompt token, in 
 DEFAULT_OUTPUT = 256.0  # tokens of an answer about which nothing is known
 FIRST_REVIEW = 16  # the plan is looked at again after this fraction of the calls, then twice it
 MIN_REVIEW = 32  # calls; below that a plan is over before another one is made
-LOOKAHEAD = 64  # calls looked at beyond the first that has to wait for its worker
+LOOKAHEAD = 32  # calls looked at beyond the first that has to wait for its worker
 SMALL_LOSS = 0.1  # of a call's work: so much may be computed again to keep workers equally busy
 
 _Key = tuple[int, int, tuple[int, ...], int]  # priority, place in the plan, iteration, call
