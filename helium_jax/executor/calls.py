@@ -168,6 +168,7 @@ class Calls:
         """Lets calls in and prepares more, as far as there is room."""
         landings: list[Landing] = []
         self._release(landings)
+        has_joined = False
         while self._queued and self._num_encoding < MAX_ENCODING:
             is_full = self._num_ready >= self._encode_ahead
             if is_full and self._num_submitted >= self._max_in_flight:
@@ -176,6 +177,10 @@ class Calls:
             place = self._queued.pop(call_id, None)
             if place is not None:
                 self._begin(call_id, place, landings)
+                has_joined |= call_id not in self._flights
+        if has_joined:
+            # The dispatcher may have waited for calls that will not come by themselves now.
+            self._release(landings)
         return landings
 
     def end(self) -> None:
