@@ -226,3 +226,11 @@ FUNCTIONS: Mapping[str, FormulaFunction] = {
     "upper": _function("upper(text)", _upper),
     "trim": _function("trim(text)", _trim),
 }
+
+
+def regex_states(name: str, args: list[Evaluated], position: int) -> int:
+    """The states of the regular expression that a call has: how often it may read a character."""
+    regex_arg = FUNCTIONS[name].regex_arg
+    if regex_arg is None:
+        return 1
+    return compile_regex(cast(str, args[regex_arg]), position).programsize

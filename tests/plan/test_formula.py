@@ -225,6 +225,7 @@ def test_the_second_operand_is_only_read_when_it_decides():
 def test_a_regex_that_makes_others_hang_is_linear_here():
     assert value_of("matches(t, '(a+)+$')", t="a" * 200_000 + "b") is False
     assert value_of("matches(t, '^(([a-z])+.)+[A-Z]([a-z])+$')", t="a" * 200_000) is False
+    assert value_of("matches(t, 'x$')", t="é" * MAX_RESULT_CHARS) is False
 
 
 def test_results_and_lists_are_bounded():
@@ -237,6 +238,7 @@ def test_results_and_lists_are_bounded():
         ("split(t, 'x')", many, "over 100000 items"),
         ("extract_all(t, 'x')", many, "over 100000 items"),
         (" and ".join(["lower(t) != 'b'"] * 9), long, f"reads over {MAX_WORK}"),
+        ("matches(t, '[ab]*a[ab]{300}c')", "ab" * 100_000, "states of its regex"),
         ("json(t)", "[" * 50_000, "is not JSON"),
         ("json(t)", "1" + "0" * 5_000, "Integer value out of range"),
     ):
