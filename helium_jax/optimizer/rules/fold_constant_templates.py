@@ -40,6 +40,8 @@ def fold_constant_templates(plan: Plan, facts: Facts) -> Rewriting:
         for op in plan.all_ops
         if isinstance(op, Const) and not isinstance(op.value, tuple)
     }
+    if not any(isinstance(op, Template | Concat) for op in plan.all_ops):
+        return Rewriting(plan=plan)
     folded: dict[str, Op] = {}
     pending = deque(body_order(plan.ops))
     while pending:

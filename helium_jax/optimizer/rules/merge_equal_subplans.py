@@ -93,7 +93,8 @@ class _Merge:
         first: dict[Signature, str] = {}
         kept: dict[str, Op] = {}
         for op in body_order(ops):
-            op = rename_references(op, self.renamed)
+            if self.renamed:
+                op = rename_references(op, self.renamed)
             signature = self._sign(op)
             if signature in first:
                 twin = first[signature]
