@@ -170,10 +170,11 @@ class Oracle:
 
     def loop(self, loop, row, bound):
         carried = {one.name: self.value(one.initial, row, bound) for one in loop.carried}
+        count = self.nodes[loop.count].default if isinstance(loop.count, str) else loop.count
         result = None
         for iteration in range(loop.max_iterations + 1):
             inside = {**bound, **carried}
-            if isinstance(loop.count, int) and iteration == loop.count:
+            if count is not None and iteration == count:
                 break
             if loop.condition is not None:
                 texts = self.read(loop.condition, lambda n, e=inside: self.value(n, row, e))
@@ -183,7 +184,7 @@ class Oracle:
                     raise Failed
             nexts = {one.name: one.next for one in loop.carried}
             final = nexts.get(loop.body.result, loop.body.result)
-            is_last = isinstance(loop.count, int) and iteration + 1 == loop.count
+            is_last = count is not None and iteration + 1 == count
             if is_last or loop.condition is not None:
                 result = self.value(final, row, inside)
             if not is_last:
