@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from helium_jax.errors import RequestError
 from helium_jax.executor import run_plan
 from helium_jax.executor.output_cache import OutputCache
-from helium_jax.executor.profile import PRIOR_CALLS, Observations, profile_of
+from helium_jax.executor.profile import profile_of
 from helium_jax.executor.profile_sample import pick_sample, profile_sample
 from helium_jax.executor.profile_store import ProfileStore
+from helium_jax.executor.result import CallSpan, OperatorStatistics, summarize
 from helium_jax.optimizer import OperatorProfile, Profile
 from helium_jax.plan import PlanBuilder
 from helium_jax.testing import FakeGenerator, FakeText
@@ -20,62 +21,55 @@ from helium_jax.testing import FakeGenerator, FakeText
 PLAN_ID = "plan_0123"
 
 
-def observed(lengths, *, estimate=10.0, prompt=100, cached=60):
-    observations = Observations({"a": estimate, "b": 50.0}, num_rows=8)
-    for length in lengths:
-        observations.observe("a", prompt_tokens=prompt, output_tokens=length, kv_cached=cached)
-    return observations
+def span(operator, prompt_tokens, completion_tokens, *, source="computed", kv_cached=0):
+    return CallSpan(
+        operator=operator,
+        row=0,
+        index=(),
+        worker=None,
+        ready=0.0,
+        encoded=0.0,
+        submitted=0.0,
+        first_token=0.0,
+        finished=1.0,
+        source=source,
+        prompt_tokens=prompt_tokens,
+        kv_cached=kv_cached,
+        completion_tokens=completion_tokens,
+    )
+
+
+def shown(*spans, operators=()):
+    return profile_of(summarize(operators, 1.0, spans=spans), 8)
+
+
+def of(*lengths):
+    """The profile of calls of "a" with answers of these lengths."""
+    return shown(*(span("a", 100, length, source="kv", kv_cached=60) for length in lengths))
 
 
 def test_a_profile_sums_up_the_calls_of_a_run():
-    observations = observed([20, 40])
-    observations.observe_reuse("a")
-    assert observations.profile() == Profile(
+    operators = (
+        OperatorStatistics(operator="a", num_rows=8, num_saved_calls=1, num_cached_calls=2),
+        OperatorStatistics(operator="b", num_rows=8, num_cached_calls=8),
+    )
+    spans = [span("a", 100, 20), span("a", 100, 40, source="kv", kv_cached=60)]
+    spans += [span("a", 100, 0, source="result"), span("c", 100, 5, source="failed")]
+    assert shown(*spans, operators=operators) == Profile(
         operators={
             "a": OperatorProfile(
                 num_rows=8,
                 num_calls=2,
-                num_reused=1,
+                num_reused=3,
                 prompt_tokens=200,
                 output_tokens=60,
-                kv_cached=120,
+                kv_cached=60,
                 prompt_counts={104: 2},
                 output_counts={20: 1, 40: 1},
-            )
+            ),
+            "b": OperatorProfile(num_rows=8, num_reused=8),
         }
     )
-
-
-def test_5_13_estimates_move_to_what_is_seen_and_a_few_short_answers_do_not_overturn_them():
-    assert observed([]).corrected() == {"a": 10.0, "b": 50.0}
-    one = observed([1], estimate=512.0).corrected()["a"]
-    assert 400 < one < 512
-    many = observed([30] * 500, estimate=512.0).corrected()["a"]
-    assert 30 < many < 35
-    assert PRIOR_CALLS > 1
-
-
-def test_5_13_the_error_ratio_says_how_far_off_the_estimates_are():
-    assert observed([]).estimate_error_ratio == 1.0
-    assert observed([10] * 4).estimate_error_ratio == 1.0
-    assert observed([30] * 4).estimate_error_ratio == 3.0
-    assert observed([30] * 4, estimate=90.0).estimate_error_ratio == 3.0
-    assert observed([30] * 3).estimate_error_ratio == 1.0
-    assert observed([0] * 4).error_ratios() == {"a": 10.0}
-
-
-def test_an_operator_counts_as_much_as_its_tokens_in_the_error_ratio():
-    observations = observed([20] * 4)  # 2 times off, 80 tokens
-    for _ in range(4):
-        observations.observe("b", prompt_tokens=1, output_tokens=200, kv_cached=0)  # 4 times, 800
-    assert observations.estimate_error_ratio == pytest.approx((80 * 2 + 800 * 4) / 880)
-
-
-def test_operators_that_were_not_planned_are_profiled_without_an_error():
-    observations = observed([])
-    observations.observe("new", prompt_tokens=5, output_tokens=5, kv_cached=0)
-    assert observations.profile().has_seen("new")
-    assert observations.error_ratios() == {}
 
 
 # --- the folder ---------------------------------------------------------------------------------
@@ -86,12 +80,10 @@ def test_profiles_of_runs_add_up_in_the_folder(tmp_path):
     store = ProfileStore(tmp_path / "profiles", clock=lambda: next(now))
     assert store.load(PLAN_ID) == Profile()
     assert store.list() == ()
-    store.add(PLAN_ID, observed([20, 40]).profile(), plan_name="debate")
-    store.add(PLAN_ID, observed([30]).profile())
-    store.add("plan_other", observed([7]).profile())
-    assert ProfileStore(tmp_path / "profiles").load(PLAN_ID) == (
-        observed([20, 40]).profile() + observed([30]).profile()
-    )
+    store.add(PLAN_ID, of(20, 40), plan_name="debate")
+    store.add(PLAN_ID, of(30))
+    store.add("plan_other", of(7))
+    assert ProfileStore(tmp_path / "profiles").load(PLAN_ID) == (of(20, 40) + of(30))
     assert [(s.plan_id, s.plan_name, s.num_runs, s.saved_at) for s in store.list()] == [
         ("plan_other", "", 1, 3.0),
         (PLAN_ID, "debate", 2, 2.0),
@@ -100,15 +92,14 @@ def test_profiles_of_runs_add_up_in_the_folder(tmp_path):
 
 def test_a_run_without_calls_leaves_no_file(tmp_path):
     store = ProfileStore(tmp_path)
-    observations = observed([])
-    observations.observe_reuse("a")
-    store.add(PLAN_ID, observations.profile())
+    reused = OperatorStatistics(operator="a", num_rows=8, num_cached_calls=8)
+    store.add(PLAN_ID, shown(operators=(reused,)))
     assert store.list() == ()
 
 
 def test_forgetting_removes_a_plans_file(tmp_path):
     store = ProfileStore(tmp_path)
-    store.add(PLAN_ID, observed([20]).profile())
+    store.add(PLAN_ID, of(20))
     assert store.forget(PLAN_ID)
     assert not store.forget(PLAN_ID)
     assert store.load(PLAN_ID) == Profile()
@@ -138,14 +129,14 @@ def test_a_damaged_profile_costs_a_warning_and_its_estimates(tmp_path, content, 
     with caplog.at_level(logging.WARNING):
         assert store.load(PLAN_ID) == Profile()
     assert "is not read" in caplog.text
-    store.add(PLAN_ID, observed([20]).profile())
+    store.add(PLAN_ID, of(20))
     assert store.load(PLAN_ID).has_seen("a")
 
 
 def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     store = ProfileStore(tmp_path / "file")
-    store.add(PLAN_ID, observed([20]).profile())
+    store.add(PLAN_ID, of(20))
     assert "is not saved" in caplog.text
     assert store.load(PLAN_ID) == Profile()
 
