@@ -193,7 +193,9 @@ def _stems(graph: CallGraph) -> dict[str, tuple[_Stem, ...]]:
             stems.setdefault(path, _Stem(path=path, scope=scope)).operators.append(node.name)
     result: dict[str, list[_Stem]] = {node.name: [] for node in graph.nodes}
     for stem in sorted(stems.values(), key=lambda stem: -len(stem.path)):
-        is_shared = len(stem.operators) > 1 or (stem.scope != "row" and graph.num_rows > 1)
+        repeats = any(graph.by_name[name].repeats != 1.0 for name in stem.operators)
+        several_rows = stem.scope != "row" and graph.num_rows > 1
+        is_shared = len(stem.operators) > 1 or repeats or several_rows
         for name in stem.operators if is_shared else ():
             # A stem that ends where a longer one of the same calls goes on adds nothing.
             longer = result[name][-1] if result[name] else None
