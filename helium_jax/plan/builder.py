@@ -212,7 +212,7 @@ class PlanBuilder:
         body: MakeNext,
         carry: Mapping[str, TextLike],
         count: int | Expression | None = None,
-        condition: FormulaLike | None = None,
+        condition: str | Callable[..., FormulaLike] | None = None,
         max_iterations: int | None = None,
         result: str | None = None,
         name: str | None = None,
@@ -224,7 +224,8 @@ class PlanBuilder:
                 of each, or the one next value if there is only one.
             carry: the values of the first iteration.
             count: iterations, or an int parameter; or else
-            condition: goes on while it is true; it may use the carried names.
+            condition: goes on while it is true: a formula in which the names of `carry` are the
+                carried values, or a function like `body` that gives a formula.
             max_iterations: of a condition, or of a parameter without a maximum.
             result: the carried name whose last value the loop has; the first by default.
 
@@ -251,9 +252,11 @@ class PlanBuilder:
             "max_iterations": max_iterations,
             "body": {"ops": ops, "result": names[result or next(iter(carry))]},
         }
-        if condition is not None:
-            formula = parse_formula(condition) if isinstance(condition, str) else condition
-            fields["while"] = rename_formula(formula, names).source
+        if isinstance(condition, str):
+            fields["while"] = rename_formula(parse_formula(condition), names).source
+        elif condition is not None:
+            given = {key: self._slot(one) for key, one in names.items()}
+            fields["while"] = _source(condition(self, **given))
         return self._record("ops", name, fields)
 
     def map(

@@ -206,6 +206,36 @@ def test_one_function_may_be_the_body_of_several_loops():
     assert [op.carried[0].name for op in plan.ops] == ["draft", "draft_2"]
 
 
+def test_a_condition_may_be_a_function_and_a_carried_name_hides_an_outer_one():
+    def loop_of(condition):
+        builder = PlanBuilder()
+        draft = builder.chat(user=builder.input("q"), name="draft")
+        more = builder.loop(
+            carry={"draft": draft},
+            body=lambda b, draft: draft + "!",
+            condition=lambda b, **carried: condition(b, draft, **carried),
+            max_iterations=3,
+        )
+        builder.output("o", more)
+        return next(op for op in builder.build().ops if isinstance(op, Loop))
+
+    def both(b, outer, draft):
+        return b.formula("len(now) < len(then)", now=draft, then=outer)
+
+    assert loop_of(both).condition.source == "len(draft_2) < len(draft)"
+    builder = PlanBuilder()
+    draft = builder.template(builder.input("q"), name="draft")
+    builder.loop(
+        carry={"draft": draft},
+        body=lambda b, draft: draft + "!",
+        condition="len(draft) < 9",
+        max_iterations=3,
+        name="more",
+    )
+    builder.output("o", draft)
+    assert builder.build().nodes["more"].condition.source == "len(draft_2) < 9"
+
+
 def test_joined_texts_become_templates_where_they_stand():
     builder = PlanBuilder()
     q = builder.input("q")
