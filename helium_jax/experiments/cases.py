@@ -118,7 +118,11 @@ def _case(
     merge: bool,
     variants: tuple[Variant, ...],
 ) -> Case:
-    engines = Engines(model=setting.model, kv_tokens=setting.kv_capacity(workload))
+    engines = Engines(
+        model=setting.model,
+        kv_tokens=setting.kv_capacity(workload),
+        max_num_seqs=setting.max_num_seqs,
+    )
     return Case(
         table=table,
         name=name,

@@ -31,6 +31,7 @@ class Filler:
         if not 0.0 < scale <= 1.0:
             raise ValueError(f"{scale=} must be above 0 and at most 1")
         self.scale = scale
+        self._encode = codec.encode
         self._seed = seed
         self._lengths = {word: len(codec.encode(" " + word)) for word in _WORDS}
         self._lengths |= {mark: len(codec.encode(mark)) for mark in _SHORT}
@@ -48,8 +49,12 @@ class Filler:
         return self._write(label, self.scaled(num_tokens))
 
     def system(self, label: str, num_tokens: float) -> str:
-        """The system text of a chat with one user message, its template's markers included."""
-        return self._write(label, self.scaled(num_tokens) - self._first_turn)
+        """The system text of a chat with one user message, its template's markers included.
+
+        It begins with its label, so that two roles differ however small the scale is.
+        """
+        room = self.scaled(num_tokens) - self._first_turn - len(self._encode(label))
+        return label + (self._write(label, room) if room > 0 else "")
 
     def next_turn(self, label: str, num_tokens: float) -> str:
         """The instruction of a later turn, markers of the answer before it and its own included."""

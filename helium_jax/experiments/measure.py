@@ -3,7 +3,7 @@
 import dataclasses
 import statistics
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,18 +12,10 @@ from helium_jax.executor import NAIVE, RunResult, RunStatistics, run_plan
 from helium_jax.executor.output_cache import OutputCache
 from helium_jax.experiments.environment import load_average
 from helium_jax.experiments.variant import Variant
+from helium_jax.experiments.watching import Watcher
 from helium_jax.experiments.workload import Row, Workload
 from helium_jax.runtime import Runtime
-from helium_jax.types import (
-    EngineStatistics,
-    GenerateRequest,
-    Generator,
-    ModelInfo,
-    PlannedUse,
-    TokenEvent,
-    WarmPrefix,
-    WarmReceipt,
-)
+from helium_jax.types import EngineStatistics
 
 Outputs = tuple[Mapping[str, str | None], ...]
 
@@ -34,6 +26,7 @@ class Measurement:
 
     Attributes:
         seconds: of the batch, planning and precomputing included.
+        planning_s: of those, rewriting, lowering and scheduling.
         precompute_s: of those, computing static prefixes before the first call.
         warmup_s: of the batch before, if the workload has one; not in `seconds`.
         num_rows: of the batch.
@@ -41,6 +34,9 @@ class Measurement:
         reused_calls: that did not: an equal call's answer, or a cached one, served.
         needed: prompt tokens that a run without any reuse computes.
         computed: prompt tokens that were computed, precomputed ones not included.
+        floor: prompt tokens that the same calls in the same order had computed with a KV store
+            without a limit that was empty at first; what is above it is what eviction and calls
+            of one time cost, what is below it was there before the batch.
         precomputed: prompt tokens that were computed before the first call.
         output_tokens: generated.
         hit_rate: share of the prompt tokens of `calls` that were found in the KV store.
@@ -51,6 +47,8 @@ class Measurement:
         preemptions: sequences sent back to the queue.
         host_s: of the engines' time outside the device.
         device_s: of the engines' time on the device.
+        cpu_s: of this process on all cores: on a CPU it says more than `seconds` when others are
+            busy too.
         call_median_s: from ready to finished, the median of all calls that reached the engine.
         call_p95_s: the 95th percentile of the same.
         pressure: tokens of all prompts and answers over the KV capacity of all workers.
@@ -58,6 +56,7 @@ class Measurement:
     """
 
     seconds: float
+    planning_s: float
     precompute_s: float
     warmup_s: float
     num_rows: int
@@ -65,6 +64,7 @@ class Measurement:
     reused_calls: int
     needed: int
     computed: int
+    floor: int
     precomputed: int
     output_tokens: int
     hit_rate: float
@@ -75,6 +75,7 @@ class Measurement:
     preemptions: int
     host_s: float
     device_s: float
+    cpu_s: float
     call_median_s: float
     call_p95_s: float
     pressure: float
@@ -93,10 +94,8 @@ async def measure(
     Raises:
         InternalError: a row failed: policies that do not do the same work cannot be compared.
     """
-    generator: Generator = runtime.generator
+    generator = Watcher(runtime.generator, forgetful=not variant.plans_eviction)
     await generator.reset_cache()
-    if not variant.plans_eviction:
-        generator = Forgetful(generator)
     cache = OutputCache() if variant.options.output_cache else None
     load = load_average()
 
@@ -116,16 +115,18 @@ async def measure(
     warmup_s = 0.0
     if workload.earlier is not None:
         warmup_s = (await run(workload.earlier)).statistics.seconds
+    generator.clear()
     before = generator.statistics()
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.process_time()
     result = await run(workload.rows)
-    seconds = time.perf_counter() - started
+    seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
     change = _Change(before, generator.statistics())
+    floor = generator.least_computed(before[0].cache.page_size)
     measured = _measurement(
         result.statistics, change, seconds=seconds, warmup_s=warmup_s, rows=len(workload.rows)
     )
     outputs = tuple(row.outputs for row in result.rows)
-    return dataclasses.replace(measured, load_average=load), outputs
+    return dataclasses.replace(measured, load_average=load, cpu_s=cpu_s, floor=floor), outputs
 
 
 async def warm_up(runtime: Runtime, workload: Workload) -> None:
@@ -172,6 +173,7 @@ def _measurement(
     prompts = cost.computed + cost.kv_cached
     return Measurement(
         seconds=seconds,
+        planning_s=cost.planning_seconds,
         precompute_s=cost.precompute_seconds,
         warmup_s=warmup_s,
         num_rows=rows,
@@ -179,6 +181,7 @@ def _measurement(
         reused_calls=cost.num_saved_calls + cost.num_cached_calls,
         needed=cost.needed,
         computed=cost.computed,
+        floor=0,
         precomputed=cost.precomputed,
         output_tokens=cost.completion_tokens,
         hit_rate=cost.kv_cached / max(1, prompts),
@@ -189,6 +192,7 @@ def _measurement(
         preemptions=int(change.of("num_preemptions")),
         host_s=change.of("host_seconds"),
         device_s=change.of("device_seconds"),
+        cpu_s=0.0,
         call_median_s=statistics.median(latencies) if latencies else 0.0,
         call_p95_s=latencies[int(0.95 * (len(latencies) - 1))] if latencies else 0.0,
         pressure=(cost.needed + cost.completion_tokens) / max(1, change.kv_tokens),
@@ -198,37 +202,3 @@ def _measurement(
 
 def _rounded(value: Any) -> Any:
     return float(f"{value:.4g}") if isinstance(value, float) else value
-
-
-class Forgetful:
-    """A generator whose store hears nothing of the plan, so that eviction is by last use."""
-
-    def __init__(self, inner: Generator) -> None:
-        self._inner = inner
-
-    @property
-    def info(self) -> ModelInfo:
-        return self._inner.info
-
-    def generate(self, request: GenerateRequest) -> AsyncIterator[TokenEvent]:
-        """As the generator inside, without the request's next use."""
-        return self._inner.generate(dataclasses.replace(request, planned_next_use=None))
-
-    async def foresee(self, uses: Sequence[PlannedUse], *, worker: int | None = None) -> None:
-        """Keeps the news to itself."""
-
-    async def warm(self, prefix: WarmPrefix) -> WarmReceipt:
-        """As the generator inside."""
-        return await self._inner.warm(prefix)
-
-    async def unpin(self, pin_id: int) -> None:
-        """As the generator inside."""
-        await self._inner.unpin(pin_id)
-
-    async def reset_cache(self, *, worker: int | None = None) -> int:
-        """As the generator inside."""
-        return await self._inner.reset_cache(worker=worker)
-
-    def statistics(self) -> tuple[EngineStatistics, ...]:
-        """As the generator inside."""
-        return self._inner.statistics()

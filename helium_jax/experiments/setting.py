@@ -24,6 +24,7 @@ class Engines:
         model: as `open_runtime` takes it.
         kv_tokens: KV capacity of each worker.
         num_workers: engines.
+        max_num_seqs: most sequences of a step, of each worker.
         cascade: read a prefix that rows of a step share once.
         deterministic: a row's bits do not depend on its neighbours.
     """
@@ -31,6 +32,7 @@ class Engines:
     model: str
     kv_tokens: int
     num_workers: int = 1
+    max_num_seqs: int = 32
     cascade: bool = True
     deterministic: bool = False
 
@@ -39,6 +41,7 @@ class Engines:
         return EngineConfig(
             page_size=PAGE_SIZE,
             num_pages=self.kv_tokens // PAGE_SIZE,
+            max_num_seqs=self.max_num_seqs,
             cascade=self.cascade,
             deterministic=self.deterministic,
         )
@@ -56,6 +59,8 @@ class Setting:
         default_rows: see `rows`.
         kv_tokens: KV capacity of all workers together; None: per workload what makes tokens over
             capacity the same as in the paper, rounded to a power of two.
+        max_num_seqs: most sequences of a step: few enough that calls wait, as they did in the
+            paper, where hundreds of rows met 256 places on each of two workers.
         repeats: runs of each variant, interleaved.
         seed: of the texts and of what policies draw.
     """
@@ -66,6 +71,7 @@ class Setting:
     rows: Mapping[str, int] = field(default_factory=dict)
     default_rows: int = 8
     kv_tokens: int | None = None
+    max_num_seqs: int = 32
     repeats: int = 3
     seed: int = 0
 
@@ -108,6 +114,7 @@ QUICK = Setting(
         "trading-day-two": 2,
     },
     kv_tokens=4_096,
+    max_num_seqs=16,
     repeats=1,
 )
 # About an hour on two cores.
