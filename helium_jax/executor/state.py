@@ -6,10 +6,8 @@ the model go through the policy to the engine (`calls.py`).
 """
 
 import itertools
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 
-from helium_jax.executor import control
 from helium_jax.executor.ahead import find_known_prefixes
 from helium_jax.executor.as_ready import AsReady
 from helium_jax.executor.calls import Calls, Landing
@@ -37,34 +35,22 @@ from helium_jax.executor.events import (
     RunCompleted,
     RunStarted,
 )
+from helium_jax.executor.flow import Flow
 from helium_jax.executor.frames import (
-    END,
     Activation,
     Frame,
-    Scope,
-    complete,
-    fail,
-    find,
+    Place,
     make_scope,
     open_frame,
 )
 from helium_jax.executor.invocations import Invocations
 from helium_jax.executor.result import OperatorStatistics, RowError, RowResult, RunStatus
 from helium_jax.executor.tally import Tally
-from helium_jax.executor.values import TOO_LARGE, Value, cut, render, text_of, view
+from helium_jax.executor.values import TOO_LARGE, text_of
 from helium_jax.physical import (
-    Apply,
-    Control,
     Generate,
-    Hold,
     Invoke,
-    Loop,
-    PhysicalOperator,
     PhysicalPlan,
-    Read,
-    Slice,
-    View,
-    regions,
 )
 from helium_jax.plan.limits import MAX_VALUE_CHARS
 from helium_jax.schedule.dispatch import Dispatcher
@@ -102,17 +88,17 @@ class RunState:
         self._num_rows = num_rows
         self._columns = columns
         self._scope = make_scope(plan.operators)
-        self._scopes = {op.name: _scopes_of(op) for op in plan.all_operators}
         self._encode_ahead = encode_ahead
         self._prefill_ahead = prefill_ahead
         self._tallies = {op.name: Tally(op.name, num_rows) for op in plan.calls}
         self._out: list[Instruction] = []
         self._dispatcher = dispatcher or AsReady()
+        self._flow = Flow(plan, columns, workers=self, witness=self)
         self._calls = Calls(
             plan,
             dispatcher=self._dispatcher,
             tallies=self._tallies,
-            look=self._look,
+            look=self._flow.look,
             out=lambda instruction: self._out.append(instruction),
             max_in_flight=max_in_flight,
             single_flight=single_flight,
@@ -127,8 +113,6 @@ class RunState:
         self._next_row = 0
         self._errors: dict[int, list[RowError]] = {}
         self._unwanted_rows: set[int] = set()
-        self._unwanted_operators: set[str] = set()
-        self._todo: deque[tuple[Frame, str, Value | RowError | None, CallSource | None]] = deque()
         self.status: RunStatus | None = None
 
     def handle(self, event: Event) -> list[Instruction]:
@@ -163,7 +147,7 @@ class RunState:
                 self._on_returned(invocation_id, text)
             case FunctionFailed(invocation_id=invocation_id, code=code, message=message):
                 for frame, name in self._invocations.take(invocation_id):
-                    self._refuse(frame, name, code, message)
+                    self._flow.refuse((frame, name), code, message)
             case CancelRow(row=row):
                 self._cancel_row(row)
             case CancelOperator(operator=name):
@@ -191,16 +175,10 @@ class RunState:
     def _advance(self) -> None:
         """Goes on until nothing more follows from what is known."""
         while self.status is None:
-            while self._todo and self.status is None:
-                frame, name, outcome, source = self._todo.popleft()
-                if not frame.is_live or name in frame.failed or name in frame.values:
-                    continue
-                if outcome is None:
-                    self._start(frame, name)
-                elif isinstance(outcome, RowError):
-                    self._fail(frame, name, outcome)
-                else:
-                    self._complete(frame, name, outcome, source)
+            self._flow.run(lambda: not self._has_failed)
+            if self._has_failed:
+                first = next(iter(self._errors.values()))[0]
+                self._end("failed", "run_failed", f"not finished, because the run failed: {first}")
             if self.status is not None:
                 return
             if self._next_row < self._num_rows and self._is_hungry():
@@ -208,7 +186,7 @@ class RunState:
                 continue
             landings = self._calls.advance()
             self._land(landings)
-            if self._todo or (self._next_row < self._num_rows and self._is_hungry()):
+            if not self._flow.is_idle or (self._next_row < self._num_rows and self._is_hungry()):
                 continue
             break
         if self.status is None and self._next_row == self._num_rows and not self._roots:
@@ -217,8 +195,12 @@ class RunState:
             for (frame, name), worker in self._calls.take_submitted():
                 if not frame.is_live or name not in frame.running:
                     continue
-                for prefix in find_known_prefixes(frame, name, self._peek):
+                for prefix in find_known_prefixes(frame, name, self._flow.peek):
                     self._out.append(PrefillAhead(turns=prefix.turns, worker=worker))
+
+    @property
+    def _has_failed(self) -> bool:
+        return bool(self._errors) and self._plan.limits.on_row_error == "fail"
 
     def _is_hungry(self) -> bool:
         return self._calls.is_hungry and self._invocations.num_running < self._encode_ahead
@@ -233,199 +215,67 @@ class RunState:
             self._cancel_open_steps(frame)
             self._end_row_if_over(frame)
         else:
-            self._open(frame)
-
-    def _open(self, frame: Frame) -> None:
-        opened = open_frame(frame)
-        self._todo += [(frame, name, None, None) for name in opened.ready]
-        self._todo += [(frame, name, error, None) for name, error in opened.failed]
+            self._flow.open(frame)
 
     def _land(self, landings: list[Landing]) -> None:
         for landing in landings:
-            frame, name = landing.place
             if landing.value is None:
-                self._refuse(frame, name, landing.code, landing.message)
+                self._flow.refuse(landing.place, landing.code, landing.message)
             else:
-                self._todo.append((frame, name, landing.value, landing.source))
+                self._flow.put(landing.place, landing.value, landing.source)
 
-    def _refuse(self, frame: Frame, name: str, code: str, message: str) -> None:
-        error = RowError(row=frame.row, operator=name, code=code, message=message)
-        self._todo.append((frame, name, error, None))
-
-    def _peek(self, frame: Frame, name: str) -> Value | None:
-        value = find(frame, name)
-        if value is None and name in self._columns:
-            return self._columns[name][frame.row]
-        return value
-
-    def _look(self, frame: Frame, name: str) -> Value:
-        value = self._peek(frame, name)
-        assert value is not None, "what a step reads is there when it starts"
-        return value
-
-    # --- steps -----------------------------------------------------------------------------
-
-    def _start(self, frame: Frame, name: str) -> None:
-        if name == END:
-            self._end_frame(frame)
-            return
-        if name in self._unwanted_operators:
-            self._refuse(frame, name, "cancelled", "the operator was cancelled")
-            return
-        step = frame.scope.steps[name]
-        text: Value | None
-        match step:
-            case Generate():
-                self._calls.expect(frame, step)
-                return
-            case Invoke(args=args):
-                texts = tuple(text_of(self._look(frame, arg)) for arg in args)
-                text = self._invocations.start((frame, name), step, texts)
-                if text is not None:
-                    self._todo.append((frame, name, text, None))
-                return
-            case Apply(text=template):
-                text = render(template, lambda slot: self._look(frame, slot))
-            case Slice(source=source):
-                text = cut(step, self._look(frame, source))
-            case View(source=source):
-                text = view(step, self._look(frame, source))
-            case Read() | Hold():
-                raise AssertionError("columns are no steps")
-            case _:
-                activation = Activation()
-                frame.running[name] = activation
-                look = self._look_from(frame)
-                self._carry_on(
-                    frame, step, activation, control.start(step, activation.progress, look)
-                )
-                return
-        if text is None:
-            self._refuse(frame, name, "value_too_large", TOO_LARGE)
-        else:
-            self._complete(frame, name, text, None)
+    # --- outcomes --------------------------------------------------------------------------
 
     def _on_returned(self, invocation_id: int, text: str) -> None:
         is_large = len(text) > MAX_VALUE_CHARS
         for frame, name in self._invocations.take(invocation_id, None if is_large else text):
             if is_large:
-                self._refuse(frame, name, "value_too_large", TOO_LARGE)
+                self._flow.refuse((frame, name), "value_too_large", TOO_LARGE)
             else:
-                self._todo.append((frame, name, text, None))
+                self._flow.put((frame, name), text)
 
-    def _complete(self, frame: Frame, name: str, value: Value, source: CallSource | None) -> None:
-        self._stop(frame, name)
-        if name not in self._plan.remembered:
-            value = text_of(value)
-        ready = complete(frame, name, value)
+    def on_value(self, frame: Frame, name: str, source: CallSource | None) -> None:
+        """See `flow.Witness`."""
         if frame.parent is None:
             self._close(name, frame.row)
         if source is not None:
             self._tallies[name].num_done += 1
             self._report(OpRow(operator=name, row=frame.row, source=source, index=frame.index))
             self._report_progress(name)
-        self._todo += [(one, user, None, None) for one, user in ready]
         self._end_row_if_over(frame)
 
-    def _fail(self, frame: Frame, name: str, error: RowError) -> None:
-        """Fails a step, and with it all that cannot start without it."""
-        for one, step in fail(frame, name, error):
-            self._stop(one, step)
-            if step == END:
-                self._fail_frame(one, error)
-                continue
-            if one.parent is None:
-                self._close(step, one.row)
-                errors = self._errors.setdefault(one.row, [])
-                if not any(known is error for known in errors):
-                    errors.append(error)
-            if step in self._tallies:
-                self._tallies[step].num_failed += 1
-                row = OpRow(operator=step, row=one.row, source=None, error=error, index=one.index)
-                self._report(row)
-                self._report_progress(step)
-        if self._errors.get(frame.row) and self._plan.limits.on_row_error == "fail":
-            first = self._errors[frame.row][0]
-            self._end("failed", "run_failed", f"not finished, because the run failed: {first}")
+    def on_failure(self, frame: Frame, name: str, error: RowError) -> None:
+        """See `flow.Witness`."""
+        if frame.parent is None:
+            self._close(name, frame.row)
+            errors = self._errors.setdefault(frame.row, [])
+            if not any(known is error for known in errors):
+                errors.append(error)
+        if name in self._tallies:
+            self._tallies[name].num_failed += 1
+            self._report(
+                OpRow(operator=name, row=frame.row, source=None, error=error, index=frame.index)
+            )
+            self._report_progress(name)
         self._end_row_if_over(frame)
 
-    def _stop(self, frame: Frame, name: str) -> None:
-        """Ends whatever a step is occupied with; its frames and their calls die."""
-        pending = [(frame, name)]
-        while pending:
-            one, step = pending.pop()
-            occupied = one.running.pop(step, None)
-            if isinstance(occupied, Activation):
-                for child in occupied.children.values():
-                    child.is_live = False
-                    pending += [(child, running) for running in child.running]
-            elif occupied is not None and isinstance(one.scope.steps[step], Invoke):
-                self._invocations.leave((one, step), occupied)
-            elif occupied is not None:
-                self._calls.leave((one, step), occupied)
+    # --- workers ---------------------------------------------------------------------------
 
-    # --- control ---------------------------------------------------------------------------
-
-    def _look_from(self, frame: Frame) -> control.Look:
-        return lambda name: self._look(frame, name)
-
-    def _carry_on(
-        self, frame: Frame, operator: Control, activation: Activation, step: control.Step
-    ) -> None:
-        """Does what a control operator decided."""
-        match step:
-            case control.Done(value=value):
-                self._todo.append((frame, operator.name, value, None))
-            case control.Refused(code=code, message=message):
-                self._refuse(frame, operator.name, code, message)
-            case control.Begin(openings=openings):
-                activation.progress.num_children += len(openings)
-                for opening in openings:
-                    repeated = (opening.position,) if opening.is_repeated else ()
-                    child = Frame(
-                        scope=self._scopes[operator.name][opening.scope],
-                        row=frame.row,
-                        parent=frame,
-                        owner=operator.name,
-                        position=opening.position,
-                        index=(*frame.index, *repeated),
-                        values=dict(opening.given),
-                    )
-                    activation.children[opening.position] = child
-                    self._open(child)
-
-    def _end_frame(self, frame: Frame) -> None:
-        """All that was wanted of a frame is there."""
-        values = {name: self._look(frame, name) for name in frame.scope.wanted}
-        self._ask_owner(frame, values)
-
-    def _fail_frame(self, frame: Frame, error: RowError) -> None:
-        """Something that was wanted of a frame will not be there."""
-        if not frame.is_live:
+    def begin(self, frame: Frame, step: Generate | Invoke) -> None:
+        """See `flow.Workers`."""
+        if isinstance(step, Generate):
+            self._calls.expect(frame, step)
             return
-        for name in [*frame.running]:
-            self._stop(frame, name)
-        self._ask_owner(frame, error)
+        texts = tuple(text_of(self._flow.look(frame, arg)) for arg in step.args)
+        text = self._invocations.start((frame, step.name), step, texts)
+        if text is not None:
+            self._flow.put((frame, step.name), text)
 
-    def _ask_owner(self, frame: Frame, outcome: Mapping[str, Value] | RowError) -> None:
-        frame.is_live = False
-        parent = frame.parent
-        assert parent is not None, "a root has no end that anybody waits for"
-        activation = parent.running[frame.owner]
-        operator = parent.scope.steps[frame.owner]
-        assert isinstance(activation, Activation)
-        assert isinstance(operator, Control)
-        del activation.children[frame.position]
-        progress = activation.progress
-        if isinstance(outcome, RowError):
-            progress.errors[frame.position] = outcome
-            if control.has_failed(operator, progress):
-                self._todo.append((parent, operator.name, outcome, None))
-                return
-        else:
-            progress.values[frame.position] = outcome
-        step = control.proceed(operator, progress, self._look_from(parent))
-        self._carry_on(parent, operator, activation, step)
+    def leave(self, place: Place, number: int) -> None:
+        """See `flow.Workers`."""
+        frame, name = place
+        owner = self._invocations if isinstance(frame.scope.steps[name], Invoke) else self._calls
+        owner.leave(place, number)
 
     # --- ends ------------------------------------------------------------------------------
 
@@ -462,15 +312,15 @@ class RunState:
             error = RowError(row=frame.row, operator=names[0], code="cancelled", message=message)
             for name in names:
                 if self.status is None and name not in frame.failed:
-                    self._fail(frame, name, error)
+                    self._flow.fail(frame, name, error)
 
     def _cancel_operator(self, name: str) -> None:
-        self._unwanted_operators.add(name)
+        self._flow.unwanted.add(name)
         pending = [*self._roots.values()]
         while pending:
             frame = pending.pop()
             if name in frame.scope.steps:
-                self._refuse(frame, name, "cancelled", "the operator was cancelled")
+                self._flow.refuse((frame, name), "cancelled", "the operator was cancelled")
             for occupied in frame.running.values():
                 if isinstance(occupied, Activation):
                     pending += occupied.children.values()
@@ -480,7 +330,7 @@ class RunState:
         self.status = status
         self._calls.end()
         self._invocations.end()
-        self._todo.clear()
+        self._flow.clear()
         unopened = ((row, None) for row in range(self._next_row, self._num_rows))
         for row, frame in itertools.chain(self._roots.items(), unopened):
             values = {} if frame is None else {**frame.values, **frame.failed}
@@ -509,13 +359,3 @@ class RunState:
 
     def _report(self, progress: OpCompleted | OpProgress | OpRow | RunCompleted) -> None:
         self._out.append(Report(progress=progress))
-
-
-def _scopes_of(operator: PhysicalOperator) -> tuple[Scope, ...]:
-    """The scopes that a control operator's openings speak of; of other operators none."""
-    if isinstance(operator, Loop):
-        return (
-            make_scope(operator.again.operators, operator.wanted),
-            make_scope(operator.last.operators, (operator.final,)),
-        )
-    return tuple(make_scope(region.operators, (region.result,)) for region in regions(operator))
