@@ -30,6 +30,7 @@ from helium_jax.errors import RequestError
 from helium_jax.executor import Session
 from helium_jax.executor.output_cache import DEFAULT_MAX_BYTES, OutputCache
 from helium_jax.executor.profile_store import ProfileStore
+from helium_jax.kernels.attention import choose_target
 from helium_jax.models.checkpoint import load_hf, read_config
 from helium_jax.models.config import ModelConfig
 from helium_jax.models.params import Params, param_shapes
@@ -234,11 +235,13 @@ class EngineOutline:
         info: of the model; its version is empty, for that depends on the weights.
         page_size: tokens per KV page.
         num_pages: of each worker's pool.
+        attention: the implementation of attention, and why it is that one.
     """
 
     info: ModelInfo
     page_size: int
     num_pages: int
+    attention: str
 
 
 def outline_engine(
@@ -257,10 +260,20 @@ def outline_engine(
         num_workers=_num_sharing(num_workers),
     )
     info = _model_info(default_name(model), source.config, resolved, version="")
+    target, reason = choose_target(
+        jax.devices()[0],
+        dtype=resolved.dtype,
+        kv_dtype=resolved.kv_dtype,
+        head_size=source.config.head_size,
+        page_size=resolved.page_size,
+        num_heads=source.config.num_q_heads,
+        num_kv_heads=source.config.num_kv_heads,
+    )
     return EngineOutline(
         info=dataclasses.replace(info, num_workers=num_workers),
         page_size=resolved.page_size,
         num_pages=resolved.num_pages,
+        attention=f"{target.implementation}: {reason}",
     )
 
 

@@ -131,7 +131,7 @@ def _model(model: str, generate: bool) -> Iterator[Finding]:
     from helium_jax.builtin import tiny_folder
     from helium_jax.models.checkpoint import open_weights, read_config
     from helium_jax.models.shapes import PREFIX
-    from helium_jax.runtime import load_text_of
+    from helium_jax.runtime import load_text_of, outline_engine
 
     try:
         load_text_of(model)
@@ -143,6 +143,7 @@ def _model(model: str, generate: bool) -> Iterator[Finding]:
                 num_tensors = sum(len(file.entries) for file in open_weights(folder))
             text = f"{config.family}, {num_tensors} tensors, tokenizer"
         yield Finding(subject="model", text=f"{model}: {text}")
+        yield Finding(subject="attention", text=outline_engine(model).attention)
         if generate:
             yield Finding(subject="generation", text=asyncio.run(_generate(model)))
     except (HeliumError, OSError, ValueError) as error:

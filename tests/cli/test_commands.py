@@ -55,6 +55,7 @@ def test_doctor_finds_a_good_model_good(model_folder, capsys):
     assert main(["doctor", "--model", str(model_folder)]) == 0
     out = capsys.readouterr().out
     assert "qwen3" in out
+    assert "attention      xla: there is no kernel for 'cpu'" in out
     assert "fault" not in out
     for package in ("jax", "aiohttp", "tokenizers"):
         assert f" {package} " in out
