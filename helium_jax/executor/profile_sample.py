@@ -9,6 +9,8 @@ from helium_jax.optimizer.profile import Profile
 
 Row = Mapping[str, object]
 
+_GOLDEN_RATIO = (5**0.5 - 1) / 2
+
 
 async def profile_sample(
     run: Callable[[Sequence[Row]], Awaitable[RunResult]], rows: Sequence[Row], *, size: int
@@ -33,12 +35,20 @@ async def profile_sample(
 
 
 def pick_sample(num_rows: int, size: int) -> tuple[int, ...]:
-    """Rows evenly spread over the batch: neighbours are often alike.
+    """Rows spread over the batch: neighbours are often alike, and so are rows at equal distances.
+
+    Multiples of the golden ratio leave gaps of few lengths that no period of the rows fits.
 
     Raises:
         RequestError: the size is not positive.
     """
     if size < 1:
         raise RequestError(f"a sample of {size=} rows shows nothing; take at least 1")
-    size = min(size, num_rows)
-    return tuple((2 * index + 1) * num_rows // (2 * size) for index in range(size))
+    if size >= num_rows:
+        return tuple(range(num_rows))
+    picked: set[int] = set()
+    position = 0.5
+    while len(picked) < size:
+        picked.add(int(position * num_rows))
+        position = (position + _GOLDEN_RATIO) % 1.0
+    return tuple(sorted(picked))

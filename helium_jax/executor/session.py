@@ -1,6 +1,7 @@
 """Several runs at once over one engine: shared answers, shared room."""
 
 import asyncio
+import functools
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from helium_jax.executor.policy import dispatch_setting
 from helium_jax.executor.precompute import make_warmer
 from helium_jax.executor.preparing import count_rewrites, prepare_run
 from helium_jax.executor.profile import profile_of
+from helium_jax.executor.profile_sample import profile_sample
 from helium_jax.executor.profile_store import ProfileStore
 from helium_jax.executor.resources import Resources
 from helium_jax.executor.result import RunResult
@@ -164,6 +166,27 @@ class Session:
             rows=tuple(state.results()),
             statistics=statistics,
         )
+
+    async def sample(
+        self,
+        plan: Plan,
+        rows: Sequence[Mapping[str, object]],
+        *,
+        size: int,
+        params: Mapping[str, Value] = NO_PARAMS,
+        options: RunOptions = DEFAULT_OPTIONS,
+    ) -> Profile:
+        """Runs `plan` over a few of the rows; what they show is the profile for all of them.
+
+        The answers stay in the output cache, so that running all rows computes only the others.
+
+        Raises:
+            PlanError: as `run`.
+            RequestError: as `run`, or `size` is not positive.
+        """
+        run = functools.partial(self.run, plan, params=params, options=options)
+        profile, _ = await profile_sample(run, rows, size=size)
+        return profile
 
 
 def default_room(generator: Generator) -> int:

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helium_jax.errors import RequestError
-from helium_jax.executor import run_plan
 from helium_jax.executor.output_cache import OutputCache
 from helium_jax.executor.profile import profile_of
-from helium_jax.executor.profile_sample import pick_sample, profile_sample
+from helium_jax.executor.profile_sample import pick_sample
 from helium_jax.executor.profile_store import ProfileStore
 from helium_jax.executor.result import CallSpan, OperatorStatistics, summarize
+from helium_jax.executor.session import Session
 from helium_jax.optimizer import OperatorProfile, Profile
 from helium_jax.plan import PlanBuilder
 from helium_jax.testing import FakeGenerator, FakeText
@@ -153,16 +153,13 @@ def chain(**fields):
     return builder.build()
 
 
-def make_run(plan, generator, cache):
-    async def run(rows):
-        return await run_plan(plan, rows, generator=generator, codec=FakeText(), output_cache=cache)
-
-    return run
+def open_session(generator, **options):
+    return Session(generator, FakeText(), output_cache=OutputCache(), **options)
 
 
 async def test_a_profile_of_a_run_is_what_its_calls_were():
     generator = FakeGenerator()
-    result = await make_run(chain(), generator, None)(ROWS)
+    result = await open_session(generator).run(chain(), ROWS)
     profile = profile_of(result.statistics, len(ROWS))
     draft = profile.operators["draft"]
     assert (draft.num_calls, draft.num_reused, draft.num_rows) == (3, 6, 9)
@@ -177,25 +174,35 @@ async def test_a_profile_of_a_run_is_what_its_calls_were():
 
 async def test_5_13_a_samples_outputs_are_not_computed_again():
     rows = [{"q": f"question {i}"} for i in range(8)]
-    generator, cache = FakeGenerator(), OutputCache()
-    run = make_run(chain(), generator, cache)
-    profile, sample = await profile_sample(run, rows, size=3)
+    generator = FakeGenerator()
+    session = open_session(generator)
+    profile = await session.sample(chain(), rows, size=3)
     assert len(generator.requests) == 6
     assert profile.operators["final"].num_calls == 3
-    whole = await run(rows)
+    whole = await session.run(chain(), rows, profile=profile)
     assert len(generator.requests) == 16
-    assert [whole.rows[row].outputs for row in pick_sample(8, 3)] == [
-        row.outputs for row in sample.rows
-    ]
+    assert whole.statistics.num_cached_calls == 6
+    alone = await open_session(FakeGenerator()).run(chain(), rows)
+    assert [row.outputs for row in whole.rows] == [row.outputs for row in alone.rows]
+
+
+async def test_5_13_a_sample_is_an_earlier_run_where_profiles_are_kept(tmp_path):
+    store = ProfileStore(tmp_path)
+    session = open_session(FakeGenerator(), profiles=store)
+    profile = await session.sample(chain(), ROWS, size=3)
+    assert await session.profile_of(chain()) == profile
+    await session.run(chain(), ROWS)
+    (saved,) = store.list()
+    assert (saved.plan_id, saved.num_runs) == (chain().plan_id, 2)
 
 
 async def test_a_samples_draws_are_made_again_because_two_draws_are_two_values():
     rows = [{"q": f"question {i}"} for i in range(4)]
-    generator, cache = FakeGenerator(), OutputCache()
-    run = make_run(chain(temperature=0.7), generator, cache)
-    profile, _ = await profile_sample(run, rows, size=2)
+    generator = FakeGenerator()
+    session = open_session(generator)
+    profile = await session.sample(chain(temperature=0.7), rows, size=2)
     assert profile.has_seen("draft")
-    await run(rows)
+    await session.run(chain(temperature=0.7), rows)
     assert len(generator.requests) == 4 + 8
 
 
@@ -205,8 +212,13 @@ def test_a_sample_is_spread_over_the_batch(num_rows, size):
     assert len(set(sample)) == len(sample) == min(size, num_rows)
     assert list(sample) == sorted(sample)
     gaps = [later - earlier for earlier, later in itertools.pairwise([-1, *sample, num_rows])]
-    assert max(gaps) <= max(num_rows // max(len(sample), 1) + 1, 2)
+    assert max(gaps) <= 3 * num_rows / max(len(sample), 1) + 2
     assert all(0 <= row < num_rows for row in sample)
+
+
+def test_a_sample_does_not_meet_only_rows_of_one_kind():
+    for period in range(2, 9):
+        assert len({row % period for row in pick_sample(96, 12)}) > 1
 
 
 def test_a_sample_of_no_rows_is_refused():
