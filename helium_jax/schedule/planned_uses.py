@@ -82,7 +82,8 @@ class PlannedUses:
         """Static prefixes of these operators that nothing needs any more and that were told
         otherwise."""
         uses = []
-        for stem in {s.path: s for name in operators for s in self._stems.get(name, ())}.values():
+        over = [n for n in operators if n in self._open and self._open[n].first_rank() is None]
+        for stem in {s.path: s for name in over for s in self._stems[name]}.values():
             if stem.scope != "all" or self._next_use(stem, 0) is not None:
                 continue
             told = self._told.pop((stem.path, ()), None)

@@ -147,9 +147,13 @@ class _Helium:
     def release(self, room: int) -> list[Release]:
         if room <= 0 or not self._has_changed or not self._book.ready:
             return []
-        calls = [self._book.ready[call_id] for *_, call_id in self._queue]
         if self._turns is not None:
+            calls = [self._book.ready[call_id] for *_, call_id in self._queue]
             calls = self._turns.choose(calls, is_idle=self._book.is_idle)
+        else:
+            seats = sum(max(self._most - worker.num_calls, 0) for worker in self._workers)
+            looked_at = self._queue[: min(seats, room) + LOOKAHEAD]
+            calls = [self._book.ready[call_id] for *_, call_id in looked_at]
         releases = self._place(calls, room)
         self._has_changed = len(releases) == room  # there may be more
         return releases
