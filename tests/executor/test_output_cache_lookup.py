@@ -1,5 +1,6 @@
 """What the output cache knows of a plan before it runs, and what a second run makes of it."""
 
+import asyncio
 import dataclasses
 
 import pytest
@@ -8,6 +9,7 @@ from helium_jax.executor import RunOptions, run_plan
 from helium_jax.executor.output_cache import OutputCache
 from helium_jax.executor.output_cache_lookup import find_known
 from helium_jax.executor.preparing import prepare
+from helium_jax.executor.session import Session
 from helium_jax.optimizer import gather_facts, optimize
 from helium_jax.plan import PlanBuilder, View
 from helium_jax.testing import FAKE_MODEL, FakeGenerator, FakeText
@@ -162,6 +164,23 @@ async def test_5_3_the_cache_can_be_switched_off_for_a_run_and_for_an_operator()
     plan = debate(cache={"results": "off", "kv": "auto"})
     await run(plan, ROWS, cache)
     assert await known_of(plan, ROWS, cache) == {}
+
+
+async def test_equal_calls_of_two_plans_that_run_together_are_computed_once():
+    builder = PlanBuilder("another author's")
+    question = builder.input("q")
+    renamed = builder.chat(system="FOR", user=question, name="renamed")
+    builder.output("other", builder.chat(user="In short: " + renamed, name="short"))
+    generator = FakeGenerator()
+    session = Session(generator, FakeText())  # without an output cache
+    one, two = await asyncio.gather(
+        session.run(debate(), ROWS),
+        session.run(builder.build(), ROWS, options=RunOptions(weight=2)),
+    )
+    assert len(generator.requests) == 24 + 8
+    assert one.statistics.num_cached_calls + two.statistics.num_cached_calls == 8
+    alone, _ = await run(builder.build(), ROWS, OutputCache())
+    assert [row.outputs for row in two.rows] == [row.outputs for row in alone.rows]
 
 
 @pytest.mark.parametrize("num_changed", [0, 1])
