@@ -5,7 +5,6 @@ and goes to the engine when the dispatcher releases it and the budget allows. Eq
 calls are one flight with several places waiting for it.
 """
 
-import hashlib
 import heapq
 import itertools
 from collections import deque
@@ -32,10 +31,10 @@ from helium_jax.executor.events import (
     SubmitCall,
 )
 from helium_jax.executor.frames import Frame, Place
+from helium_jax.executor.prompts import Prompt, prompt_key, render_prompt, step_at
 from helium_jax.executor.tally import Tally
-from helium_jax.executor.values import TOO_LARGE, Answer, Turns, Value, render
+from helium_jax.executor.values import TOO_LARGE, Answer, Value
 from helium_jax.physical import Generate, PhysicalPlan
-from helium_jax.plan import CallSettings
 from helium_jax.schedule.dispatch import Dispatcher, ReadyCall, Release
 
 MAX_ENCODING = 64  # prompts being encoded at a time
@@ -59,6 +58,7 @@ class _Flight:
     """A call on its way, and the places that wait for its answer."""
 
     call: Call
+    prompt: Prompt
     key: bytes | None
     waiting: list[Place]
     stage: Literal["encoding", "ready", "held", "submitted"] = "encoding"
@@ -223,8 +223,7 @@ class Calls:
         tally.kv_cached += usage.kv_cached
         tally.completion_tokens += usage.completion_tokens - flight.num_tokens
         self._budget.finish(event.call_id, usage.prompt_tokens + usage.completion_tokens)
-        call = flight.call
-        value = self._value(call.history, call.turns, event.text, flight.token_ids, event.token_ids)
+        value = self._value(flight.prompt, event.text, flight.token_ids, event.token_ids)
         source: CallSource = "kv" if usage.kv_cached else "computed"
         return self._land(flight, value, source, usage.prompt_tokens)
 
@@ -240,8 +239,7 @@ class Calls:
         num_tokens = len(event.prompt_ids)
         tally.num_cached_calls += 1
         tally.cached_prompt_tokens += num_tokens
-        call = flight.call
-        value = self._value(call.history, call.turns, event.text, event.prompt_ids, event.token_ids)
+        value = self._value(flight.prompt, event.text, event.prompt_ids, event.token_ids)
         return self._land(flight, value, "result", num_tokens)
 
     def on_failed(self, event: CallFailed) -> list[Landing]:
@@ -279,14 +277,13 @@ class Calls:
     def _begin(self, call_id: int, place: Place, landings: list[Landing]) -> None:
         """Renders a queued call; then it is served, waits for an equal one, or is encoded."""
         frame, name = place
-        step = self._step(place)
-        turns = self._turns(place)
-        if turns is None:
+        settings = step_at(place).settings
+        prompt = render_prompt(place, self._look)
+        if prompt is None:
             self._dispatcher.finished(call_id, 0)
-            landings.append(self._fault(place, "value_too_large", TOO_LARGE))
+            landings.append(self._fault(place, None, "value_too_large", TOO_LARGE))
             return
-        history = self._history(place)
-        key = self._key(history, turns, step.settings)
+        key = prompt_key(prompt, settings) if self._single_flight else None
         if key is not None and key in self._answers:
             self._dispatcher.finished(call_id, 0)
             value, num_tokens = self._answers[key]
@@ -301,52 +298,16 @@ class Calls:
             call_id=call_id,
             operator=name,
             row=frame.row,
-            turns=turns,
-            settings=step.settings,
-            history=history,
+            turns=prompt.turns,
+            settings=settings,
+            history=prompt.history,
             index=frame.index,
         )
-        self._flights[call_id] = _Flight(call=call, key=key, waiting=[place])
+        self._flights[call_id] = _Flight(call=call, prompt=prompt, key=key, waiting=[place])
         if key is not None:
             self._leaders[key] = call_id
         self._num_encoding += 1
         self._out(EncodeCall(call=call))
-
-    def _step(self, place: Place) -> Generate:
-        frame, name = place
-        step = frame.scope.steps[name]
-        assert isinstance(step, Generate)
-        return step
-
-    def _turns(self, place: Place) -> Turns | None:
-        """The operator's own turns; None if one is too long to make."""
-        turns: list[tuple[str | None, str]] = []
-        for turn in self._step(place).turns:
-            text = render(turn.content, lambda slot: self._look(place[0], slot))
-            if text is None:
-                return None
-            turns.append((turn.role, text))
-        return tuple(turns)
-
-    def _history(self, place: Place) -> Answer | None:
-        name = self._step(place).history
-        if name is None:
-            return None
-        history = self._look(place[0], name)
-        assert isinstance(history, Answer), "the plan remembers every call that has followers"
-        return history
-
-    def _key(self, history: Answer | None, turns: Turns, settings: CallSettings) -> bytes | None:
-        """Equal keys mean equal answers; None for a call that must be made on its own."""
-        is_shared = self._single_flight and settings.cache.results
-        if not is_shared or not settings.sampling.is_deterministic:
-            return None
-        before = None
-        if history is not None:
-            before = (history.conversation, history.prompt_ids, history.token_ids)
-        spelled = repr((before, turns, settings.sampling, settings.stop))
-        # Texts may hold lone surrogates, which have no UTF-8.
-        return hashlib.blake2b(spelled.encode("utf-8", "surrogatepass"), digest_size=20).digest()
 
     def _make_ready(self, flight: _Flight) -> None:
         call = flight.call
@@ -463,17 +424,18 @@ class Calls:
         if flight is None:
             return []
         self._budget.finish(call_id, flight.num_tokens)
-        return [self._fault(place, code, message) for place in flight.waiting]
+        return [self._fault(place, flight.prompt, code, message) for place in flight.waiting]
 
-    def _fault(self, place: Place, code: str, message: str) -> Landing:
+    def _fault(self, place: Place, prompt: Prompt | None, code: str, message: str) -> Landing:
         """What a place has instead of an answer: a reason, or what the plan says for that case."""
-        settings = self._step(place).settings
+        step = step_at(place)
+        settings = step.settings
         if settings.on_error == "fail":
             return Landing(place=place, code=code, message=message)
         self._tallies[place[1]].num_replaced += 1
         text = settings.default if settings.on_error == "default" else ""
         # No token is known: who continues this conversation encodes it as a whole.
-        value = self._value(self._history(place), self._turns(place) or (), text)
+        value = self._value(prompt or Prompt(turns=tuple((t.role, "") for t in step.turns)), text)
         return Landing(place=place, value=value, source="default")
 
     def _land(
@@ -496,15 +458,13 @@ class Calls:
 
     def _value(
         self,
-        history: Answer | None,
-        turns: Turns,
+        prompt: Prompt,
         text: str,
         prompt_ids: tuple[int, ...] = (),
         token_ids: tuple[int, ...] = (),
     ) -> Value:
         if not self._keeps_answers:
             return text
-        before = () if history is None else history.conversation
         return Answer(
-            text=text, turns=(*before, *turns), prompt_ids=prompt_ids, token_ids=token_ids
+            text=text, turns=prompt.conversation, prompt_ids=prompt_ids, token_ids=token_ids
         )
