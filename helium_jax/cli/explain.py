@@ -1,6 +1,7 @@
 """`helium-jax explain`: how a plan would run, and with --analyze how it did."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,16 @@ from rich.console import Console
 
 from helium_jax.cli.engine_options import engine_config, engine_options
 from helium_jax.cli.plan_files import read_params, read_rows, show_warnings
+from helium_jax.cli.plan_options import plan_options, run_options
 from helium_jax.cli.progress import compile_progress
-from helium_jax.config import EngineConfig
+from helium_jax.cli.run import write_timeline
 from helium_jax.errors import RequestError
-from helium_jax.executor import RunOptions, Session
 from helium_jax.explain import (
     STAGES,
     Report,
     analyze_plan,
     draw_dot,
     draw_mermaid,
-    draw_timeline,
     explain_document,
     explain_plan,
     explain_stages,
@@ -39,10 +39,9 @@ FORMATS = ("text", "json", "mermaid", "dot")
 @click.option("--input", "input_file", help="Rows as JSON lines; - is stdin.")
 @click.option("--model", default="helium-tiny", show_default=True, help="Folder or built-in name.")
 @click.option("--param", "assignments", multiple=True, metavar="NAME=VALUE", help="Repeatable.")
-@click.option("--disable", "disabled", multiple=True, metavar="RULE", help="Repeatable.")
-@click.option("--policy", default="helium", show_default=True, help="Who orders the calls.")
 @click.option("--analyze", is_flag=True, help="Run the plan, and show what happened beside it.")
 @click.option("--timeline", "timeline_file", help="With --analyze: draw the calls into this SVG.")
+@plan_options
 @engine_options
 def explain(
     plan_file: Path,
@@ -51,8 +50,6 @@ def explain(
     input_file: str | None,
     model: str,
     assignments: tuple[str, ...],
-    disabled: tuple[str, ...],
-    policy: str,
     analyze: bool,
     timeline_file: str | None,
     **options: Any,
@@ -72,17 +69,11 @@ def explain(
             raise RequestError("the plan has inputs; give rows with --input FILE.jsonl")
         click.echo("no --input: explained for one row of placeholders", err=True)
         rows = [placeholder_row(plan)]
-    how = RunOptions(policy=policy, disabled_rules=frozenset(disabled))
-    config = engine_config(options)
     work = _analyze if analyze else _explain
-    report = asyncio.run(work(plan, rows, params, model, config, how))
+    report = asyncio.run(work(plan, rows, params, model, options))
     click.echo(_render(report, form, stages))
     if timeline_file is not None and report.result is not None:
-        svg = draw_timeline(report.result.statistics.spans, title=plan.name or plan.plan_id)
-        try:
-            Path(timeline_file).write_text(svg, encoding="utf-8")
-        except OSError as error:
-            raise RequestError(f"cannot write {timeline_file!r}: {error.strerror}") from None
+        write_timeline(plan, report.result, timeline_file)
 
 
 def _render(report: Report, form: str, stages: tuple[str, ...]) -> str:
@@ -104,12 +95,12 @@ async def _explain(
     rows: list[dict[str, Any]],
     params: dict[str, Value],
     model: str,
-    config: EngineConfig,
-    options: RunOptions,
+    options: dict[str, Any],
 ) -> Report:
     from helium_jax.runtime import load_text_of, outline_engine  # imports JAX
 
-    outline = outline_engine(model, config)
+    how = run_options(options)
+    outline = outline_engine(model, engine_config(options), num_workers=options["workers"])
     info = outline.info
     setting = DispatchSetting(
         num_workers=info.num_workers,
@@ -117,7 +108,8 @@ async def _explain(
         kv_tokens=max(outline.page_size * outline.num_pages, info.max_model_len),
         max_num_seqs=info.max_num_seqs,
         max_num_batched_tokens=info.max_num_batched_tokens,
-        seed=options.seed,
+        seed=how.seed,
+        strict=how.strict_order,
     )
     return await explain_plan(
         plan,
@@ -126,7 +118,7 @@ async def _explain(
         setting=setting,
         codec=load_text_of(model),
         params=params,
-        options=options,
+        options=how,
     )
 
 
@@ -135,12 +127,15 @@ async def _analyze(
     rows: list[dict[str, Any]],
     params: dict[str, Value],
     model: str,
-    config: EngineConfig,
-    options: RunOptions,
+    options: dict[str, Any],
 ) -> Report:
-    from helium_jax.runtime import open_runtime
+    from helium_jax.runtime import open_runtime, open_session
 
-    with compile_progress(Console(stderr=True)) as progress:
-        async with open_runtime(model, config, progress=progress) as runtime:
-            session = Session(runtime.generator, runtime.text)
-            return await analyze_plan(session, plan, rows, params=params, options=options)
+    config, num_workers = engine_config(options), options["workers"]
+    async with contextlib.AsyncExitStack() as stack:
+        with compile_progress(Console(stderr=True)) as progress:
+            runtime = await stack.enter_async_context(
+                open_runtime(model, config, num_workers=num_workers, progress=progress)
+            )
+        session = await stack.enter_async_context(open_session(runtime, options["state_dir"]))
+        return await analyze_plan(session, plan, rows, params=params, options=run_options(options))

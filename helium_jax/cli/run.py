@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ from rich.live import Live
 
 from helium_jax.cli.engine_options import engine_config, engine_options
 from helium_jax.cli.plan_files import check_output, read_params, read_rows, show_warnings
+from helium_jax.cli.plan_options import plan_options, run_options
 from helium_jax.cli.progress import compile_progress
 from helium_jax.cli.run_display import RunDisplay, summary_lines
 from helium_jax.config import EngineConfig
 from helium_jax.errors import RequestError
-from helium_jax.executor import NAIVE, RowResult, RunOptions, RunResult, prepare, run_plan
+from helium_jax.executor import RowResult, RunOptions, RunResult, prepare
+from helium_jax.explain import draw_timeline
 from helium_jax.plan import Plan, Value, load_plan
-from helium_jax.runtime import open_runtime
+from helium_jax.runtime import open_runtime, open_session
 
 MAX_ERRORS_SHOWN = 10
 Rows = list[dict[str, Any]]
@@ -31,6 +34,8 @@ Rows = list[dict[str, Any]]
 @click.option("--model", default="helium-tiny", show_default=True, help="Folder or built-in name.")
 @click.option("--param", "assignments", multiple=True, metavar="NAME=VALUE", help="Repeatable.")
 @click.option("--naive", is_flag=True, help="One call at a time, no reuse: to compare with.")
+@click.option("--timeline", "timeline_file", help="Draw the calls over time into this SVG.")
+@plan_options
 @engine_options
 def run(
     plan_file: Path,
@@ -39,6 +44,7 @@ def run(
     model: str,
     assignments: tuple[str, ...],
     naive: bool,
+    timeline_file: str | None,
     **options: Any,
 ) -> int:
     """Run a plan over rows of inputs.
@@ -53,9 +59,22 @@ def run(
     check_output(output_file)
     prepare(plan, rows, params)  # all that can be wrong with the input, before the model is loaded
     result = asyncio.run(
-        _run(plan, rows, params, model, engine_config(options), NAIVE if naive else RunOptions())
+        _run(
+            plan,
+            rows,
+            params,
+            run_options(options, naive=naive),
+            _Place(
+                model=model,
+                engine=engine_config(options),
+                num_workers=options["workers"],
+                state_dir=options["state_dir"],
+            ),
+        )
     )
     write_results(result, output_file)
+    if timeline_file is not None:
+        write_timeline(plan, result, timeline_file)
     for line in summary_lines(result):
         click.echo(line, err=True)
     for error in result.errors[:MAX_ERRORS_SHOWN]:
@@ -79,32 +98,46 @@ def rows_of(plan: Plan, input_file: str | None) -> Rows:
     return []
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """Where a plan runs."""
+
+    model: str
+    engine: EngineConfig
+    num_workers: int
+    state_dir: Path | None
+
+
 async def _run(
-    plan: Plan,
-    rows: Rows,
-    params: dict[str, Value],
-    model: str,
-    engine: EngineConfig,
-    options: RunOptions,
+    plan: Plan, rows: Rows, params: dict[str, Value], options: RunOptions, place: _Place
 ) -> RunResult:
     notes = Console(stderr=True)
     async with contextlib.AsyncExitStack() as stack:
         with compile_progress(notes) as progress:
             runtime = await stack.enter_async_context(
-                open_runtime(model, engine, progress=progress)
+                open_runtime(
+                    place.model, place.engine, num_workers=place.num_workers, progress=progress
+                )
             )
-        physical, num_rows, _ = prepare(plan, rows, params)
-        display = RunDisplay(tuple(op.name for op in physical.calls), num_rows)
+        session = await stack.enter_async_context(open_session(runtime, place.state_dir))
+        display = RunDisplay()
         with Live(display, console=notes, refresh_per_second=8, transient=True):
-            return await run_plan(
-                plan,
-                rows,
-                generator=runtime.generator,
-                codec=runtime.text,
-                params=params,
-                options=options,
-                on_event=display.on_event,
+            return await session.run(
+                plan, rows, params=params, options=options, on_event=display.on_event
             )
+
+
+def write_timeline(plan: Plan, result: RunResult, file: str) -> None:
+    """The calls of a run as an SVG.
+
+    Raises:
+        RequestError: the file cannot be written.
+    """
+    svg = draw_timeline(result.statistics.spans, title=plan.name or plan.plan_id)
+    try:
+        Path(file).write_text(svg, encoding="utf-8")
+    except OSError as error:
+        raise RequestError(f"cannot write {file!r}: {error.strerror}") from None
 
 
 def write_results(result: RunResult, output_file: str) -> None:

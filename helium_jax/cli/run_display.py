@@ -18,13 +18,8 @@ BAR_WIDTH = 24
 class RunDisplay:
     """The latest statistics of every operator of one run, drawn from any thread."""
 
-    def __init__(
-        self, operators: tuple[str, ...], num_rows: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        # All keys from the start: the drawing thread iterates while events replace values.
-        self._latest = {
-            name: OperatorStatistics(operator=name, num_rows=num_rows) for name in operators
-        }
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._latest: dict[str, OperatorStatistics] = {}
         self._clock = clock
         self._started = clock()
 
@@ -32,7 +27,8 @@ class RunDisplay:
         """Takes note of an event of the run."""
         match event.progress:
             case OpProgress(statistics=statistics) | OpCompleted(statistics=statistics):
-                self._latest[statistics.operator] = statistics
+                # A new dict: the drawing thread may be going through the old one.
+                self._latest = {**self._latest, statistics.operator: statistics}
             case _:
                 pass
 
@@ -65,13 +61,23 @@ def summary_lines(result: RunResult) -> list[str]:
     """The bill of a run that has ended."""
     total = result.statistics
     num_failed = sum(bool(row.errors) for row in result.rows)
-    saved = total.kv_cached + total.single_flight_saved
+    saved = total.needed - total.computed - total.precomputed
     share = f" ({saved / total.needed:.0%} saved)" if total.needed else ""
-    return [
-        f"{result.status}: {len(result.rows)} rows, {num_failed} failed, {total.seconds:.2f} s",
-        f"calls: {total.num_calls} made, {total.num_saved_calls} served by equal ones",
-        f"prompt tokens: {total.needed} needed = {total.computed} computed "
-        f"+ {total.kv_cached} from the KV store "
-        f"+ {total.single_flight_saved} of equal calls{share}",
+    sources = {
+        "from the KV store": total.kv_cached,
+        "of equal calls": total.single_flight_saved,
+        "of merged operators": total.merged_saved,
+        "from the output cache": total.result_cached,
+    }
+    parts = "".join(f" + {count} {name}" for name, count in sources.items() if count)
+    lines = [
+        f"{result.status}: {len(result.rows)} rows, {num_failed} failed, {total.seconds:.2f} s, "
+        f"of it planning {total.planning_seconds * 1000:.0f} ms",
+        f"calls: {total.num_calls} made, {total.num_saved_calls} served by equal ones, "
+        f"{total.num_cached_calls} by the output cache",
+        f"prompt tokens: {total.needed} needed = {total.computed} computed{parts}{share}",
         f"output tokens: {total.completion_tokens}",
     ]
+    if total.precomputed:
+        lines.insert(3, f"computed ahead: {total.precomputed} tokens")
+    return lines

@@ -39,7 +39,7 @@ def generators(monkeypatch):
     made = []
 
     @contextlib.asynccontextmanager
-    async def open_fake(model, config, *, progress):
+    async def open_fake(model, config, *, num_workers, progress):
         generator = FakeGenerator(
             fail=lambda request, _: (
                 (RequestError("refused", code="refused") if b"two" in prompt(request) else None)
@@ -161,7 +161,7 @@ def test_explain_shows_the_stages(folder, model_folder, capsys):
     assert main([*args, "--stage=optimized"]) == 0
     assert capsys.readouterr().out.startswith("Optimized")
     assert main([*args, "--disable=merge"]) == 2
-    assert "'merge' is no rule" in capsys.readouterr().err
+    assert "'merge' is not one of" in capsys.readouterr().err
     assert main([*args, "--timeline=x.svg"]) == 2
     assert "add --analyze" in capsys.readouterr().err
 

@@ -1,0 +1,58 @@
+"""The options that every command with a plan has: how its calls are ordered and reused."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from helium_jax.executor import NAIVE, RunOptions
+from helium_jax.executor.options import AS_READY
+from helium_jax.optimizer import RULE_NAMES
+from helium_jax.schedule.policies import POLICIES
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option(
+        "--policy",
+        type=click.Choice([*POLICIES, AS_READY]),
+        default="helium",
+        show_default=True,
+        help="Who orders and places the calls.",
+    ),
+    click.option(
+        "--disable",
+        "disabled",
+        type=click.Choice(RULE_NAMES),
+        multiple=True,
+        help="Rule that shall not rewrite the plan; repeatable.",
+    ),
+    click.option("--strict-order", is_flag=True, help="Keep the planned order even if idle."),
+    click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64)),
+    click.option(
+        "--state-dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Folder where finished outputs and profiles of plans are kept between runs.",
+    ),
+    click.option("--no-output-cache", is_flag=True, help="Answer every call anew."),
+)
+
+
+def plan_options(command: F) -> F:
+    """Adds the options to a command, which gets them as keyword arguments."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def run_options(options: dict[str, Any], *, naive: bool = False) -> RunOptions:
+    """How the run goes, from the options that were given."""
+    if naive:
+        return NAIVE
+    return RunOptions(
+        policy=options["policy"],
+        disabled_rules=frozenset(options["disabled"]),
+        strict_order=options["strict_order"],
+        output_cache=not options["no_output_cache"],
+    )
