@@ -19,9 +19,10 @@ import jax
 
 from bench.adapters.helium import HeliumAdapter
 from bench.driver import Run, run_calls
-from bench.harness import Ceilings, Recorder, load_average, measure_ceilings, summarise
+from bench.harness import Ceilings, Recorder, measure_ceilings, summarise
 from bench.workloads import SCALES, Case
 from helium_jax.config import EngineConfig
+from helium_jax.experiments.environment import load_average
 from helium_jax.models.checkpoint import read_config
 from helium_jax.models.config import ModelConfig
 from helium_jax.models.params import param_shapes

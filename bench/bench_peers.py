@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.harness import Answer, Recorder, Worker, load_average, open_worker, summarise
+from bench.harness import Answer, Recorder, Worker, open_worker, summarise
 from bench.workloads import SCALES, Case, MakeCase
+from helium_jax.experiments.environment import load_average
 
 OURS = "helium"
 # Fields of the results by (case, implementation).

@@ -6,11 +6,9 @@ of different implementations alternate, so that a slow minute hits all of them.
 """
 
 import contextlib
-import datetime
 import json
 import math
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -24,48 +22,10 @@ from typing import Any
 import numpy as np
 
 from bench.workloads import Call
+from helium_jax.experiments.environment import environment
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
-
-
-def environment() -> dict[str, Any]:
-    """Device, versions, commit and date: fields of every result."""
-    import jax
-
-    device = jax.devices()[0]
-    on_cpu = device.platform == "cpu"
-    return {
-        "device": f"{_cpu_name()}, {os.cpu_count()} cores" if on_cpu else device.device_kind,
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-        "commit": _commit(),
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%MZ"),
-    }
-
-
-def _cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def _commit() -> str:
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-        ).stdout.strip()
-
-    commit = git("rev-parse", "--short", "HEAD")
-    return commit + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
-
-
-def load_average() -> float:
-    """Runnable processes over the last minute: at more than 0 before a start, others are busy."""
-    return round(os.getloadavg()[0], 2)
 
 
 class Recorder:

@@ -115,6 +115,23 @@ _GEMMA2_2B = ModelConfig(
     dtype="bfloat16",
 )
 
+_BENCH_5M = ModelConfig(
+    family="llama",
+    vocab_size=1280,
+    width=256,
+    num_layers=6,
+    num_q_heads=4,
+    num_kv_heads=2,
+    head_size=64,
+    ffn_width=768,
+    max_position=32768,
+    norm_eps=1e-5,
+    rope=Rope(theta=10000.0),
+    tie_embeddings=True,
+    eos_token_ids=(2,),
+    bos_token_id=1,
+)
+
 
 def _qwen3(layers: int, width: int, ffn: int, q_heads: int, *, tied: bool = False) -> ModelConfig:
     return replace(
@@ -145,23 +162,9 @@ SHAPES: dict[str, ModelConfig] = {
         eos_token_ids=(2,),
         bos_token_id=1,
     ),
-    # For workflows on two cores: about 5 M parameters over the built-in tokenizer's vocabulary.
-    "bench-5m": ModelConfig(
-        family="llama",
-        vocab_size=1280,
-        width=256,
-        num_layers=6,
-        num_q_heads=4,
-        num_kv_heads=2,
-        head_size=64,
-        ffn_width=768,
-        max_position=32768,
-        norm_eps=1e-5,
-        rope=Rope(theta=10000.0),
-        tie_embeddings=True,
-        eos_token_ids=(2,),
-        bos_token_id=1,
-    ),
+    # For workflows on two cores, over the built-in tokenizer's vocabulary: 2 M and 5 M parameters.
+    "bench-2m": replace(_BENCH_5M, width=192, num_layers=4, ffn_width=512, windows=()),
+    "bench-5m": _BENCH_5M,
     "gemma-2-2b": _GEMMA2_2B,
     "gemma-2-9b": replace(
         _GEMMA2_2B,

@@ -6,11 +6,10 @@ from types import MappingProxyType
 
 from helium_jax.experiments.experiment import Case
 from helium_jax.experiments.setting import Engines, Setting
-from helium_jax.experiments.variant import HELIUM, NAIVE, Variant, ablations, alone, variant_of
+from helium_jax.experiments.variant import HELIUM, Variant, ablations, alone, variant_of
 from helium_jax.experiments.workload import Workload
 from helium_jax.experiments.workloads import (
     PROMPT_SHAPES,
-    WORKLOADS,
     debate_mmlu,
     map_reduce_mmlu,
     trading,
@@ -18,7 +17,6 @@ from helium_jax.experiments.workloads import (
 from helium_jax.text import TextModel
 
 # Helium first: every ratio is over it.
-POLICIES = (HELIUM, "op_wise", "langgraph", "agentscope", "parrot", "kvflow", "lspf", NAIVE)
 SCHEDULERS = (HELIUM, "query_wise", "op_wise", "random", "lspf")
 SENSITIVE = (HELIUM, "langgraph", "kvflow", "lspf")
 TRADING = "trading-day-two"
@@ -30,15 +28,19 @@ def policy_cases(
 ) -> list[Case]:
     """Table a: every policy on every workload, without and with the merging of equal calls."""
     return [
-        _case("a", name, setting, setting.make(name, text), merge=merge, variants=variants)
-        for name in workloads or WORKLOADS
-        for merge in (False, True)
-        if (
-            variants := tuple(
+        _case(
+            "a",
+            name,
+            setting,
+            setting.make(name, text),
+            merge=merge,
+            variants=tuple(
                 variant_of(policy, merge=merge, seed=setting.seed)
-                for policy in policies or POLICIES
-            )
+                for policy in policies or setting.policies
+            ),
         )
+        for name in workloads or setting.workloads
+        for merge in setting.merges
     ]
 
 

@@ -11,6 +11,7 @@ from helium_jax.experiments.workloads import PROMPT_SHAPES, WORKLOADS
 from helium_jax.text import TextModel
 
 PAGE_SIZE = 16
+POLICIES = ("helium", "op_wise", "langgraph", "agentscope", "parrot", "kvflow", "lspf")
 # Of the paper's two workers together: 94 GB each, less weights, at 144 KiB a token of Qwen3-8B,
 # is a little more than this; it is also the largest capacity that the paper varies.
 PAPER_KV_TOKENS = 2 * 2**18
@@ -61,6 +62,9 @@ class Setting:
             capacity the same as in the paper, rounded to a power of two.
         max_num_seqs: most sequences of a step: few enough that calls wait, as they did in the
             paper, where hundreds of rows met 256 places on each of two workers.
+        workloads: of table a.
+        policies: of table a, Helium first: every ratio is over it.
+        merges: whether equal greedy calls are made once, by every policy: table a has both.
         repeats: runs of each variant, interleaved.
         seed: of the texts and of what policies draw.
     """
@@ -72,6 +76,9 @@ class Setting:
     default_rows: int = 8
     kv_tokens: int | None = None
     max_num_seqs: int = 32
+    workloads: tuple[str, ...] = tuple(WORKLOADS)
+    policies: tuple[str, ...] = (*POLICIES, "naive")
+    merges: tuple[bool, ...] = (False, True)
     repeats: int = 3
     seed: int = 0
 
@@ -99,7 +106,7 @@ class Setting:
 # Five minutes on two cores: one pool size, so that programs are compiled once. Rows are such that
 # tokens over capacity are within a factor of 2.7 of the paper's.
 QUICK = Setting(
-    model="helium-tiny",
+    model="random:bench-2m",
     scale=0.15,
     scales={"trading": 0.1, "trading-day-two": 0.1},
     rows={
@@ -115,6 +122,9 @@ QUICK = Setting(
     },
     kv_tokens=4_096,
     max_num_seqs=16,
+    workloads=tuple(name for name in WORKLOADS if name != "trading-day-two"),
+    policies=POLICIES,
+    merges=(False,),
     repeats=1,
 )
 # About an hour on two cores.
