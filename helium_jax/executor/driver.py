@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import itertools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -242,17 +243,28 @@ class Driver:
             log.info("%s: the beginning of a prompt was not computed: %r", self.run_id, error)
 
     async def _foresee(self) -> None:
-        """Passes news of prefixes on, one after the other; without them runs are only slower."""
+        """Passes news of prefixes on, all that there is at once: an engine listens once a step.
+
+        Without them runs are only slower.
+        """
         while True:
-            news = await self.news.get()
-            for use in news.uses:
-                planned = PlannedUse(
-                    token_ids=use.token_ids,
-                    cache_salt=self.options.cache_salt,
-                    next_use=use.next_use,
-                )
+            news = [await self.news.get()]
+            while not self.news.empty():
+                news.append(self.news.get_nowait())
+            latest: dict[int | None, dict[tuple[int, ...], int | None]] = {}
+            for use in itertools.chain.from_iterable(item.uses for item in news):
+                latest.setdefault(use.worker, {})[use.token_ids] = use.next_use
+            for worker, uses in latest.items():
+                planned = [
+                    PlannedUse(
+                        token_ids=token_ids,
+                        cache_salt=self.options.cache_salt,
+                        next_use=next_use,
+                    )
+                    for token_ids, next_use in uses.items()
+                ]
                 try:
-                    await self.resources.generator.foresee([planned], worker=use.worker)
+                    await self.resources.generator.foresee(planned, worker=worker)
                 except HeliumError as error:
                     log.warning("%s: planned uses were not taken: %s", self.run_id, error)
 
