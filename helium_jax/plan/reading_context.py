@@ -7,6 +7,7 @@ from helium_jax.plan.findings import Findings
 from helium_jax.plan.limits import MAX_NESTING, MAX_OPS
 from helium_jax.plan.nodes import Input, Param
 
+NO_NAME = ""  # stands where a name could not be read, and counts as one that exists
 ANY_NAME = "*"  # among unread names: there may be others, so that no name can be called unknown
 
 

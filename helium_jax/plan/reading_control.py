@@ -32,7 +32,7 @@ from helium_jax.plan.limits import (
     MAX_ITEMS,
     MAX_ITERATIONS,
 )
-from helium_jax.plan.reading_context import ANY_NAME, Reading
+from helium_jax.plan.reading_context import ANY_NAME, NO_NAME, Reading
 from helium_jax.plan.template import is_path
 
 NONE: frozenset[str] = frozenset()
@@ -140,8 +140,10 @@ def _read_carry(value: object, path: str, reading: Reading) -> tuple[Carried, ..
                 found.add(f"{where}.{field}", f"is missing; name {what}")
             ends[field] = read_reference(entry.get(field), f"{where}.{field}", found)
             if ends[field] is None:
-                reading.unread.add("")
-        carried.append(Carried(name=name, initial=ends["from"] or "", next=ends["next"] or ""))
+                reading.unread.add(NO_NAME)
+        carried.append(
+            Carried(name=name, initial=ends["from"] or NO_NAME, next=ends["next"] or NO_NAME)
+        )
     return tuple(carried)
 
 
@@ -157,7 +159,7 @@ def read_map(
     if item is None:
         if document.get("as") is None:
             found.add(f"{path}.as", "is missing; write what the body calls its item")
-        reading.unread |= {"", ANY_NAME}
+        reading.unread |= {NO_NAME, ANY_NAME}
     elif not is_path(item):
         found.add(f"{path}.as", f"{item[:80]!r} is no name; letters, digits, _ and -", "bad_name")
         reading.unread.add(ANY_NAME)
@@ -165,7 +167,7 @@ def read_map(
     return Map(
         name=name,
         over=over,
-        item=item or "",
+        item=item or NO_NAME,
         max_items=DEFAULT_MAX_ITEMS if most is None else most,
         body=read_body(document.get("body"), f"{path}.body"),
         reduce=_read_reduce(document.get("reduce"), f"{path}.reduce", reading),

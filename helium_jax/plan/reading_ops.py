@@ -31,7 +31,7 @@ from helium_jax.plan.nodes import (
     ViewKind,
 )
 from helium_jax.plan.reading_chat import read_chat
-from helium_jax.plan.reading_context import ANY_NAME, Reading
+from helium_jax.plan.reading_context import ANY_NAME, NO_NAME, Reading
 from helium_jax.plan.reading_control import read_branch, read_loop, read_map, read_race
 from helium_jax.plan.settings import SETTINGS_FIELDS, UNSUPPORTED_FIELDS, read_settings
 from helium_jax.plan.template import Text, is_path
@@ -72,13 +72,13 @@ class OpReader:
         """A mapping of ops and result; only a name stands for a body that has that result."""
         found = self._reading.found
         if isinstance(value, str):
-            return Body(ops=(), result=read_reference(value, path, found) or "")
+            return Body(ops=(), result=read_reference(value, path, found) or NO_NAME)
         if value is None:
             found.add(path, "is missing; write ops and the name of their result")
         document = read_mapping(value, path, found)
         if not isinstance(value, dict):
-            self._reading.unread |= {"", ANY_NAME}
-            return Body(ops=(), result="")
+            self._reading.unread |= {NO_NAME, ANY_NAME}
+            return Body(ops=(), result=NO_NAME)
         check_fields(document, path, ("ops", "result"), NONE, found)
         self._reading.depth += 1
         ops = self.read_ops(read_mapping(document.get("ops"), f"{path}.ops", found), f"{path}.ops")
@@ -87,8 +87,8 @@ class OpReader:
         if document.get("result") is None:
             found.add(f"{path}.result", "is missing; name the operator whose value this has")
         if result is None:
-            self._reading.unread.add("")
-        return Body(ops=ops, result=result or "")
+            self._reading.unread.add(NO_NAME)
+        return Body(ops=ops, result=result or NO_NAME)
 
     def _read_op(self, name: str, value: object, path: str) -> Ops:
         found = self._reading.found
@@ -237,8 +237,8 @@ def required_reference(document: dict[str, Any], field: str, path: str, reading:
         reading.found.add(f"{path}.{field}", "is missing; name an operator or input")
     name = read_reference(document.get(field), f"{path}.{field}", reading.found)
     if name is None:
-        reading.unread.add("")
-    return name or ""
+        reading.unread.add(NO_NAME)
+    return name or NO_NAME
 
 
 _LEAVES: dict[str, Callable[[str, dict[str, Any], str, Reading], Op | None]] = {

@@ -13,7 +13,7 @@ from typing import Any
 from helium_jax.plan.control import Loop, Op, bodies, body_fields, bound_names, walk
 from helium_jax.plan.fields import check_fields, read_mapping, read_reference
 from helium_jax.plan.nodes import Const, Input, Output, Param, Value
-from helium_jax.plan.reading_context import ANY_NAME, Reading
+from helium_jax.plan.reading_context import ANY_NAME, NO_NAME, Reading
 from helium_jax.plan.references import map_bodies, own_references, rename_all
 from helium_jax.plan.spec import param_fault
 from helium_jax.plan.template import Slot, TemplateSyntaxError, is_path, parse_template
@@ -57,7 +57,9 @@ def expand_subplan(
     )
     parts = read_parts(root, f"{path}.plan", inner)
     reading.num_ops = inner.num_ops
-    reading.unread |= {one if one in ("", ANY_NAME) else f"{name}/{one}" for one in inner.unread}
+    reading.unread |= {
+        one if one in (NO_NAME, ANY_NAME) else f"{name}/{one}" for one in inner.unread
+    }
     given = _bind_inputs(parts, document, path, reading)
     values, passed = _bind_params(parts, document, path, reading)
     names = {one: f"{name}/{one}" for op in walk(parts.ops) for one in (op.name, *bound_names(op))}
@@ -94,8 +96,8 @@ def _bind_inputs(
             message = "is missing; name the operator or input whose value it gets"
             found.add(f"{path}.{name}", message)
         if outer is None:
-            reading.unread.add("")
-        given[name] = outer or ""
+            reading.unread.add(NO_NAME)
+        given[name] = outer or NO_NAME
         column = reading.inputs.get(given[name])
         type_ = "text" if column is None else column.type
         if outer and node.type not in ("text", type_):
@@ -139,14 +141,14 @@ def _pass_param(param: Param, document: dict[str, Any], path: str, reading: Read
     found = reading.found
     check_fields(document, path, ("param",), NONE, found)
     outer = read_reference(document.get("param"), f"{path}.param", found)
-    outer_param = reading.params.get(outer or "")
+    outer_param = reading.params.get(outer or NO_NAME)
     if outer_param is None:
-        hint = found.suggest(outer or "", reading.params, kinds="parameters")
+        hint = found.suggest(outer or NO_NAME, reading.params, kinds="parameters")
         found.add(path, f"{outer!r} is no parameter of the outer plan; {hint}")
-        reading.unread.add(outer or "")
+        reading.unread.add(outer or NO_NAME)
     elif outer_param.type != param.type:
         found.add(path, f"must be {param.type}, and {outer!r} is {outer_param.type}")
-    return outer or ""
+    return outer or NO_NAME
 
 
 def _one_slot(value: object) -> str | None:

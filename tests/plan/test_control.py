@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from helium_jax.errors import PlanError
 from helium_jax.plan import (
@@ -42,7 +42,7 @@ from helium_jax.plan import (
 )
 from helium_jax.plan.references import own_references, rename_all
 from helium_jax.types import SamplingParams
-from tests.plan.nested import nested_plans
+from tests.plan.nested import FEW, nested_plans
 
 SAMPLED = CallSettings(sampling=SamplingParams(temperature=0.7))
 
@@ -73,7 +73,7 @@ def plan_of(*ops, outputs=()):
     return Plan(inputs=(Input(name="q"),), params=(), ops=ops, outputs=outs)
 
 
-@settings(max_examples=40)
+@FEW
 @given(nested_plans())
 def test_nested_plans_are_valid_in_every_scope(plan):
     assert check_plan(plan).problems == []
@@ -84,7 +84,7 @@ def test_nested_plans_are_valid_in_every_scope(plan):
     assert len(set(names)) == len(names)
 
 
-@settings(max_examples=40)
+@FEW
 @given(nested_plans())
 def test_an_operator_needs_nothing_that_its_bodies_define(plan):
     for op in plan.all_ops:
@@ -93,7 +93,7 @@ def test_an_operator_needs_nothing_that_its_bodies_define(plan):
         assert set(own_references(op)) <= set(references(op)) | set(bound_names(op))
 
 
-@settings(max_examples=40)
+@FEW
 @given(nested_plans())
 def test_a_body_runs_in_its_order(plan):
     for op in plan.all_ops:
@@ -105,7 +105,7 @@ def test_a_body_runs_in_its_order(plan):
                 before.add(inner.name)
 
 
-@settings(max_examples=40)
+@FEW
 @given(nested_plans())
 def test_what_is_needed_and_signed_reaches_into_bodies(plan):
     names = {op.name for op in plan.all_ops}
@@ -116,7 +116,7 @@ def test_what_is_needed_and_signed_reaches_into_bodies(plan):
     assert names <= plan.signatures.keys()
 
 
-@settings(max_examples=40)
+@FEW
 @given(nested_plans())
 def test_nothing_changes_when_a_rewrite_changes_nothing(plan):
     assert plan.replace(lambda op: op) is plan
@@ -125,7 +125,7 @@ def test_nothing_changes_when_a_rewrite_changes_nothing(plan):
     assert sorted(seen) == sorted(op.name for op in plan.all_ops)
 
 
-@settings(max_examples=40)
+@FEW
 @given(nested_plans())
 def test_renaming_there_and_back_is_the_same_plan(plan):
     there = {name: f"new/{name}" for op in plan.all_ops for name in (op.name, *bound_names(op))}
@@ -144,7 +144,7 @@ def test_renaming_there_and_back_is_the_same_plan(plan):
             assert plan.signatures[old.name] == renamed.signatures[new.name]
 
 
-@settings(max_examples=40)
+@FEW
 @given(nested_plans())
 def test_the_tree_shows_every_needed_operator_in_full_once(plan):
     text = explain_text(plan, num_rows=2)

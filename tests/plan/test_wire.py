@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from helium_jax.errors import PlanError, RequestError
 from helium_jax.plan import (
@@ -19,7 +19,7 @@ from helium_jax.plan import (
     plan_from_document,
 )
 from helium_jax.plan.wire import MAX_YAML_BYTES, decode_json, decode_yaml
-from tests.plan.nested import nested_plans
+from tests.plan.nested import FEW, nested_plans
 from tests.plan.strategies import plans
 
 EXAMPLE = """
@@ -78,7 +78,7 @@ def test_every_plan_survives_yaml(plan):
     assert parse_plan(encode_yaml(plan), is_json=False)[0] == plan
 
 
-@settings(max_examples=60)
+@FEW
 @given(nested_plans())
 def test_every_plan_with_bodies_survives_both(plan):
     assert parse_plan(encode_json(plan), is_json=True)[0] == plan
