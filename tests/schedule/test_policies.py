@@ -1,5 +1,6 @@
 """Each policy keeps its invariant on random graphs, with branches, loops, failures, late calls."""
 
+import dataclasses
 import itertools
 from collections import Counter
 
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helium_jax.schedule import CallGraph, CallNode, Segment
-from helium_jax.schedule.dispatch import DispatchSetting, PrefixUse, ReadyCall
+from helium_jax.schedule.dispatch import DispatchSetting, PrefixUse
 from helium_jax.schedule.policies import POLICIES
 from helium_jax.schedule.policies.agentscope import MAX_PER_ROLE
 from tests.schedule.scripted import Script, call_graphs, prompt_of
@@ -98,6 +99,23 @@ def test_calls_of_operators_rows_and_frames_beyond_the_graph_are_released(name):
     graph, other = fan(1, 1), fan(3, 5)
     script = Script(other, POLICIES[name](graph, SMALL), loops=0.5)
     assert len(script.run().released) == len(script.calls) > 15
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_call_that_came_back_is_released_again(name):
+    for setting in (TWO, dataclasses.replace(TWO, strict=True)):
+        graph = fan(1, 1)
+        dispatcher = POLICIES[name](graph, setting)
+        script = Script(graph, dispatcher)
+        script.arrive_all()
+        (first,) = dispatcher.release(10)
+        if first.worker is not None:
+            dispatcher.lost(first.worker)
+        dispatcher.finished(first.call_id, 3)
+        dispatcher.ready(script.calls[first.call_id])
+        (second,) = dispatcher.release(10)
+        assert second.call_id == first.call_id
+        assert first.worker is None or second.worker != first.worker
 
 
 @settings(max_examples=15, deadline=None)
