@@ -57,7 +57,7 @@ def plan_calls(
     settings = {call.name: call.settings for call in physical.calls}
     estimates = profile.estimate_outputs(settings)
     try:
-        calls = build_call_graph(physical, codec, estimates, num_rows, columns)
+        calls = build_call_graph(physical, codec, estimates, num_rows, columns, profile.repeats)
     except Exception:
         # A value that cannot be encoded fails its own row later; without a plan runs are slower.
         log.warning("the calls of %s cannot be planned", physical.plan_id, exc_info=True)

@@ -130,7 +130,7 @@ def make_report(
         known = prepared.optimized.known_rows
         estimates = {
             node.name: Estimate(
-                calls=(prepared.num_rows - len(known.get(node.name, ()))) * node.repeats,
+                calls=prepared.optimized.count_calls(node.name, prepared.num_rows) * node.repeats,
                 known=len(known.get(node.name, ())),
                 prompt_tokens=node.prompt_tokens,
                 static_tokens=len(calls.tree.static_prefix(node.name)),
@@ -160,8 +160,14 @@ def is_far_off(estimate: float, actual: float) -> bool:
 
 
 def _needed_tokens(prepared: Prepared, estimates: Mapping[str, Estimate]) -> float:
-    """Without reuse, merged operators call for themselves and cached ones call again."""
-    per_operator = {name: e.prompt_tokens * (e.calls + e.known) for name, e in estimates.items()}
+    """Without reuse every row calls for itself, merged operators do, and cached rows call again."""
+    calls = prepared.planned.calls
+    nodes = () if calls is None else calls.graph.nodes
+    per_operator = {
+        node.name: estimates[node.name].prompt_tokens * prepared.num_rows * node.repeats
+        for node in nodes
+        if node.name in estimates
+    }
     merged = sum(per_operator.get(by, 0.0) for by in prepared.optimized.merged.values())
     return sum(per_operator.values()) + merged + prepared.fetched_tokens[0]
 

@@ -13,7 +13,6 @@ from helium_jax.optimizer.driver import (
 )
 from helium_jax.optimizer.facts import ColumnFacts, Facts, describe_column, gather_facts
 from helium_jax.optimizer.profile import OperatorProfile, Profile
-from helium_jax.optimizer.repeats import estimate_repeats
 from helium_jax.optimizer.rewriting import Note, Rewriting, Rule
 from helium_jax.optimizer.rules import RULES
 from helium_jax.optimizer.rules.group_rows_by_value import Grouping
@@ -34,7 +33,6 @@ __all__ = [
     "TraceStep",
     "check_rule_names",
     "describe_column",
-    "estimate_repeats",
     "format_trace",
     "gather_facts",
     "optimize",

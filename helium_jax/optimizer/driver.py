@@ -59,6 +59,13 @@ class Optimized:
     merged: Mapping[str, str]
     grouping: Grouping
 
+    def count_calls(self, operator: str, num_rows: int) -> int:
+        """Calls outside bodies that a batch needs: rows that are cached, and all but the first of
+        rows that are alike, make none."""
+        known = self.known_rows.get(operator, frozenset())
+        alike = self.grouping.values.get(operator, range(num_rows))
+        return len({alike[row] for row in range(num_rows) if row not in known})
+
 
 def optimize(
     plan: Plan,

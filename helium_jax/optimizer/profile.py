@@ -102,12 +102,14 @@ class Profile:
         """The same for several operators, given how each calls its model."""
         return {name: self.estimate_output(name, given) for name, given in settings.items()}
 
-    def estimate_repeats(self, operator: str) -> float:
-        """Expected executions per row, more than one in loops and maps; 1 if nothing is known."""
-        seen = self.operators.get(operator)
-        if seen is None or not seen.num_rows:
-            return 1.0
-        return (seen.num_calls + seen.num_reused) / seen.num_rows
+    @property
+    def repeats(self) -> dict[str, float]:
+        """Executions per row of the operators that were seen, more than one in loops and maps."""
+        return {
+            name: (seen.num_calls + seen.num_reused) / seen.num_rows
+            for name, seen in self.operators.items()
+            if seen.num_calls and seen.num_rows
+        }
 
     def __add__(self, other: "Profile") -> "Profile":
         names = [*self.operators, *(name for name in other.operators if name not in self.operators)]

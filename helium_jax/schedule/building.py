@@ -14,6 +14,8 @@ from helium_jax.schedule.templates import PromptEncoder, TemplateMaker
 _MAX_PARTS = 4096  # of a text with all others written out; beyond it they stay slots
 _MAX_TURNS = 64  # of a conversation; an earlier beginning is a slot
 
+NO_REPEATS: Mapping[str, float] = {}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedCalls:
@@ -34,6 +36,7 @@ def build_call_graph(
     estimates: Mapping[str, float],
     num_rows: int,
     columns: Mapping[str, Sequence[str]],
+    repeats: Mapping[str, float] = NO_REPEATS,
 ) -> PlannedCalls:
     """The calls of a plan over a batch, and the tree of their prompts.
 
@@ -46,9 +49,12 @@ def build_call_graph(
         estimates: tokens of the values of operators, of calls above all; `Profile` has them.
         num_rows: rows of the batch.
         columns: values of every column that is known beforehand, under its operator's name.
+        repeats: executions per row that earlier runs have shown; only regions leave them open.
     """
     tokens = expect_tokens(physical, codec, estimates, columns)
-    repeats = expect_repeats(physical)
+    outside = {op.name for op in physical.operators}
+    times = expect_repeats(physical)
+    times |= {name: seen for name, seen in repeats.items() if name not in outside}
     groups = {name: _number(values) for name, values in columns.items()}
     groups = {n: values for n, values in groups.items() if max(values, default=0) + 1 < num_rows}
 
@@ -73,7 +79,7 @@ def build_call_graph(
             needs=needs[call.name],
             output_tokens=tokens[call.name],
             role=_role(texts.turns(call)[0], tree, call.name),
-            repeats=repeats[call.name],
+            repeats=times[call.name],
         )
         for call in physical.calls
     )

@@ -1,5 +1,7 @@
 """Which rows are alike, and what that says of the operators above them."""
 
+import dataclasses
+
 from helium_jax.optimizer import Facts, describe_column, gather_facts, optimize
 from helium_jax.optimizer.rules import group_rows_by_value
 from helium_jax.optimizer.rules.group_rows_by_value import MIN_CHARS, Grouping
@@ -70,6 +72,15 @@ def test_samples_and_impure_functions_differ_from_row_to_row():
     assert set(group_rows_by_value(plan, ROWS).values) == {"q"}
     exact = facts(True, q=[LONG[0]] * 2, r=["1", "2"])
     assert set(group_rows_by_value(plan, exact).values) == {"q", "b"}
+
+
+def test_rows_that_are_alike_and_rows_that_are_cached_make_no_call():
+    plan = plan_of(call("a", "{{q}}"), call("b", "{{a}}{{r}}"), outputs=("b",))
+    known = {("a", 1): "A", ("a", 3): "A", ("b", 3): "B"}
+    optimized = optimize(plan, dataclasses.replace(ROWS, known=known))
+    assert (optimized.count_calls("a", 4), optimized.count_calls("b", 4)) == (1, 3)
+    unknown = optimize(plan)
+    assert (unknown.count_calls("a", 4), unknown.count_calls("b", 4)) == (4, 4)
 
 
 def test_short_values_and_columns_outside_prompts_do_not_change_the_order():

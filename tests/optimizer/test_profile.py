@@ -26,7 +26,7 @@ def test_5_13_without_a_profile_estimates_are_what_is_allowed_and_never_zero():
     profile = Profile()
     assert profile.estimate_output("a", settings(max_tokens=40)) == 40.0
     assert profile.estimate_output("a", settings()) == DEFAULT_OUTPUT_TOKENS
-    assert profile.estimate_repeats("a") == 1.0
+    assert profile.repeats == {}
     assert not profile.has_seen("a")
     only_reused = Profile(operators={"a": OperatorProfile(num_rows=3, num_reused=3)})
     assert only_reused.estimate_output("a", settings(max_tokens=40)) == 40.0
@@ -40,7 +40,7 @@ def test_estimates_are_the_means_of_what_was_seen():
         "a": 30.0,
         "b": 7.0,
     }
-    assert profile.estimate_repeats("a") == 2.0
+    assert profile.repeats == {"a": 2.0}
     assert profile.operators["a"].reuse_rate == 0.25
 
 
