@@ -6,7 +6,7 @@ Progress values are instructions to tell the world; they leave the shell unchang
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from helium_jax.executor.result import OperatorStatistics, RowError, RunStatus
+from helium_jax.executor.result import OperatorStatistics, RowError, RowResult, RunStatus
 from helium_jax.executor.values import Answer, Turns
 from helium_jax.plan import CallSettings
 from helium_jax.plan.nodes import Function
@@ -219,6 +219,14 @@ class OpCompleted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RowCompleted:
+    """A row has all the outputs that it will have; told only to those who ask for rows."""
+
+    type: ClassVar[str] = "row.completed"
+    result: RowResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunCompleted:
     """The run is over, well or not."""
 
@@ -227,7 +235,7 @@ class RunCompleted:
     num_failed_rows: int
 
 
-Progress = OpStarted | OpProgress | OpRow | OpCompleted | RunCompleted
+Progress = OpStarted | OpProgress | OpRow | OpCompleted | RowCompleted | RunCompleted
 
 
 # --- instructions: what the shell shall do ---------------------------------------------------

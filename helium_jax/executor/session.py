@@ -13,7 +13,7 @@ from helium_jax.executor.options import RunOptions
 from helium_jax.executor.output_cache import OutputCache
 from helium_jax.executor.policy import dispatch_setting
 from helium_jax.executor.precompute import make_warmer
-from helium_jax.executor.preparing import count_rewrites, prepare_run
+from helium_jax.executor.preparing import Prepared, count_rewrites, prepare_run
 from helium_jax.executor.profile import profile_of
 from helium_jax.executor.profile_sample import profile_sample
 from helium_jax.executor.profile_store import ProfileStore
@@ -103,8 +103,15 @@ class Session:
         cancel: asyncio.Event | None = None,
         control: RunControl | None = None,
         profile: Profile | None = None,
+        on_prepared: Callable[[Prepared], None] | None = None,
+        tells_rows: bool = False,
     ) -> RunResult:
-        """Runs `plan` over `rows`; see `run_plan`. No profile: that of earlier runs."""
+        """Runs `plan` over `rows`; see `run_plan`. No profile: that of earlier runs.
+
+        Args besides those of `run_plan`:
+            on_prepared: called with every stage before the first call goes out.
+            tells_rows: events tell the outputs of every row as soon as it is over.
+        """
         if profile is None:
             profile = await self.profile_of(plan)
         run_id = run_id or f"run_{secrets.token_hex(8)}"
@@ -121,6 +128,8 @@ class Session:
             profile=profile,
             clock=self._clock,
         )
+        if on_prepared is not None:
+            on_prepared(prepared)
         physical = prepared.physical
         room = min(
             options.max_in_flight or self._max_in_flight,
@@ -135,6 +144,7 @@ class Session:
             dispatcher=prepared.planned.dispatcher,
             encode_ahead=options.encode_ahead,
             prefill_ahead=options.prefill_ahead and options.share_kv,
+            tells_rows=tells_rows,
         )
         driver = Driver(
             run_id=run_id,

@@ -31,7 +31,9 @@ from helium_jax.executor.events import (
     OpProgress,
     OpRow,
     PrefillAhead,
+    Progress,
     Report,
+    RowCompleted,
     RunCompleted,
     RunStarted,
 )
@@ -72,6 +74,7 @@ class RunState:
         dispatcher: Dispatcher | None = None,
         encode_ahead: int = ENCODE_AHEAD,
         prefill_ahead: bool = False,
+        tells_rows: bool = False,
     ) -> None:
         """
         Args:
@@ -83,6 +86,7 @@ class RunState:
             dispatcher: orders the calls; by default as soon as they are ready.
             encode_ahead: calls that are prepared before the engine has room for them.
             prefill_ahead: have what is known of a prompt computed while the rest is generated.
+            tells_rows: report the outputs of every row as soon as it is over.
         """
         self._plan = plan
         self._num_rows = num_rows
@@ -90,6 +94,7 @@ class RunState:
         self._scope = make_scope(plan.operators)
         self._encode_ahead = encode_ahead
         self._prefill_ahead = prefill_ahead
+        self._tells_rows = tells_rows
         self._tallies = {op.name: Tally(op.name, num_rows) for op in plan.calls}
         self._out: list[Instruction] = []
         self._dispatcher = dispatcher or AsReady()
@@ -281,8 +286,12 @@ class RunState:
 
     def _end_row_if_over(self, frame: Frame) -> None:
         if frame.parent is None and frame.num_open == 0 and self._roots.get(frame.row) is frame:
-            self._outputs[frame.row] = self._outputs_of(frame.row)
+            outputs = self._outputs[frame.row] = self._outputs_of(frame.row)
             del self._roots[frame.row]
+            if self._tells_rows:
+                errors = tuple(self._errors.get(frame.row, ()))
+                result = RowResult(row=frame.row, outputs=outputs, errors=errors)
+                self._report(RowCompleted(result=result))
 
     def _outputs_of(self, row: int) -> Mapping[str, str | None]:
         frame = self._roots.get(row)
@@ -357,5 +366,5 @@ class RunState:
             OpCompleted(statistics=statistics) if is_last else OpProgress(statistics=statistics)
         )
 
-    def _report(self, progress: OpCompleted | OpProgress | OpRow | RunCompleted) -> None:
+    def _report(self, progress: Progress) -> None:
         self._out.append(Report(progress=progress))
