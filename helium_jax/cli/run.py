@@ -34,6 +34,7 @@ Rows = list[dict[str, Any]]
 @click.option("--model", default="helium-tiny", show_default=True, help="Folder or built-in name.")
 @click.option("--param", "assignments", multiple=True, metavar="NAME=VALUE", help="Repeatable.")
 @click.option("--naive", is_flag=True, help="One call at a time, no reuse: to compare with.")
+@click.option("--sample", type=click.IntRange(1), help="Profile the plan on so many rows first.")
 @click.option("--timeline", "timeline_file", help="Draw the calls over time into this SVG.")
 @plan_options
 @engine_options
@@ -44,6 +45,7 @@ def run(
     model: str,
     assignments: tuple[str, ...],
     naive: bool,
+    sample: int | None,
     timeline_file: str | None,
     **options: Any,
 ) -> int:
@@ -64,6 +66,7 @@ def run(
             rows,
             params,
             run_options(options, naive=naive),
+            sample,
             _Place(
                 model=model,
                 engine=engine_config(options),
@@ -109,7 +112,12 @@ class _Place:
 
 
 async def _run(
-    plan: Plan, rows: Rows, params: dict[str, Value], options: RunOptions, place: _Place
+    plan: Plan,
+    rows: Rows,
+    params: dict[str, Value],
+    options: RunOptions,
+    sample: int | None,
+    place: _Place,
 ) -> RunResult:
     notes = Console(stderr=True)
     async with contextlib.AsyncExitStack() as stack:
@@ -120,10 +128,18 @@ async def _run(
                 )
             )
         session = await stack.enter_async_context(open_session(runtime, place.state_dir))
+        profile = None
+        if sample is not None:
+            profile = await session.sample(plan, rows, size=sample, params=params, options=options)
         display = RunDisplay()
         with Live(display, console=notes, refresh_per_second=8, transient=True):
             return await session.run(
-                plan, rows, params=params, options=options, on_event=display.on_event
+                plan,
+                rows,
+                params=params,
+                options=options,
+                on_event=display.on_event,
+                profile=profile,
             )
 
 

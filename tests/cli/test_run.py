@@ -155,7 +155,7 @@ def test_explain_shows_the_stages(folder, model_folder, capsys):
     assert main(args) == 0
     out = capsys.readouterr().out
     assert "rows=3, calls<=6" in out.splitlines()[1]
-    assert "  ->  Completion final  (rows=3, greedy, max_tokens=8, calls=3, prompt=" in out
+    assert "  ->  Completion final  (rows=3, greedy, max_tokens=8, calls=" in out
     assert "Template spare  (never executed)" in out
     assert "worker 0, inner sequences row by row:" in out
     assert main([*args, "--stage=optimized"]) == 0
@@ -194,3 +194,28 @@ def test_a_plan_runs_on_a_real_engine_and_naively_with_the_same_outputs(folder, 
     fast = (folder / "out.jsonl").read_bytes()
     assert main([*args, "--naive"]) == 0
     assert (folder / "out.jsonl").read_bytes() == fast
+
+
+def test_a_state_folder_keeps_answers_and_profiles_between_runs(folder, generators, capsys):
+    assert main([*RUN, "--state-dir=state", "--sample=1"]) == 0
+    first = (folder / "out.jsonl").read_bytes()
+    assert len(generators[0].requests) == 4  # those of the sample are not made again
+    assert main([*RUN, "--state-dir=state"]) == 0
+    assert (folder / "out.jsonl").read_bytes() == first
+    assert generators[1].requests == []
+    capsys.readouterr()
+    assert main(["profiles", "--state-dir=state"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    plan_id = line.split()[0]
+    assert "two-steps" in line
+    assert main(["profiles", "--state-dir=state", "--plan", plan_id]) == 0
+    assert "draft  calls=" in capsys.readouterr().out
+    assert main(["profiles", "--state-dir=state", "--forget", plan_id]) == 0
+    assert main(["profiles", "--state-dir=state", "--plan", plan_id]) == 2
+    assert "there is no profile" in capsys.readouterr().err
+
+
+def test_an_answer_is_not_taken_from_the_output_cache_when_that_is_off(folder, generators):
+    assert main([*RUN, "--state-dir=state"]) == 0
+    assert main([*RUN, "--state-dir=state", "--no-output-cache"]) == 0
+    assert [len(generator.requests) for generator in generators] == [4, 4]
