@@ -114,6 +114,13 @@ def test_calls_in_regions_are_there_with_the_executions_to_expect():
         "praise": (("draft", "better", "judge"), 0.5),
         "last": (("draft", "better", "judge", "praise"), 1),
     }
+    seen = {"draft": 9.0, "judge": 1.25}
+    shown = build_call_graph(
+        lower(builder.build()), FakeText(), {}, 2, {"q": ["x", "y"]}, seen
+    ).graph
+    assert {node.name: node.repeats for node in shown.nodes} == {
+        "draft": 1, "better": 3, "judge": 1.25, "praise": 0.5, "last": 1,
+    }  # fmt: skip
     refined = graph.by_name["better"].segments
     assert [(s.key, s.num_tokens) for s in refined if not s.is_static] == [("text", 20)]
     assert all(s.num_tokens > 0 for node in graph.nodes for s in node.segments)
