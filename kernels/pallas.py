@@ -22,4 +22,12 @@ else:
     except ImportError as error:
         gpu_missing = f"Mosaic GPU cannot be imported: {error}"
 
-__all__ = ["gpu", "gpu_missing", "pl", "tpu"]
+
+def load_shared(ref: Any, layout: Any) -> Any:
+    """All of a GPU's shared-memory reference, in a layout of registers."""
+    if jax.__version_info__ < (0, 12):
+        return gpu.load(ref, (), layout=layout)
+    return gpu.load(ref, layout=layout)
+
+
+__all__ = ["gpu", "gpu_missing", "load_shared", "pl", "tpu"]

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from helium_jax.kernels.attention.layout import AttentionBatch
 from helium_jax.kernels.attention.merge import HIDDEN, merge_parts
 from helium_jax.kernels.pages import KVPages
-from helium_jax.kernels.pallas import gpu, gpu_missing, pl
+from helium_jax.kernels.pallas import gpu, gpu_missing, load_shared, pl
 
 TILE = 64  # rows of a warpgroup's matrix instruction
 _SHARED_BYTES = 200 * 1024  # of the 227 KiB a thread block may have
@@ -169,7 +169,9 @@ def _window_starts(
 ) -> jax.Array:
     """First columns where a window begins; a piece's first item also reads what groups would."""
     starts = jnp.where(starts == piece_starts, 0, starts)
-    return jnp.maximum(starts, jnp.maximum(positions - window + 1, 0) // page_size)
+    step_keys = max(page_size, TILE)  # steps as without a window
+    first_keys = jnp.maximum(positions - window + 1, 0) // step_keys * step_keys
+    return jnp.maximum(starts, first_keys // page_size)
 
 
 def _pad_rows(tiles: jax.Array, multiple: int) -> jax.Array:
@@ -426,7 +428,7 @@ def _kernel(
                         of_key = gpu.broadcasted_iota(
                             jnp.int32, (step_keys, head_size), 0, layout=gpu.Layout.WGMMA
                         )
-                        loaded = gpu.load(values, (), layout=gpu.Layout.WGMMA)
+                        loaded = load_shared(values, gpu.Layout.WGMMA)
                         real = of_key + first_key < num_keys
                         values[...] = jnp.where(real, loaded, jnp.zeros_like(loaded))
                         gpu.commit_smem()
