@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         RequestError,
     )
     from helium_jax.executor import NAIVE, RunOptions, RunResult
+    from helium_jax.explain import Report, draw_timeline, explain_stages
     from helium_jax.plan import Plan, PlanBuilder
     from helium_jax.types import FinishReason, SamplingParams, Usage
 
@@ -33,11 +34,14 @@ _HOMES = {
     "Plan": "helium_jax.plan",
     "PlanBuilder": "helium_jax.plan",
     "PlanError": "helium_jax.errors",
+    "Report": "helium_jax.explain",
     "RequestError": "helium_jax.errors",
     "RunOptions": "helium_jax.executor",
     "RunResult": "helium_jax.executor",
     "SamplingParams": "helium_jax.types",
     "Usage": "helium_jax.types",
+    "draw_timeline": "helium_jax.explain",
+    "explain_stages": "helium_jax.explain",
     "load": "helium_jax.api",
     "open_lm": "helium_jax.api",
 }
@@ -55,11 +59,14 @@ __all__ = [
     "Plan",
     "PlanBuilder",
     "PlanError",
+    "Report",
     "RequestError",
     "RunOptions",
     "RunResult",
     "SamplingParams",
     "Usage",
+    "draw_timeline",
+    "explain_stages",
     "load",
     "open_lm",
 ]
