@@ -1,7 +1,14 @@
-"""For every test: strict JAX ranks, and compiled programs kept between runs."""
+"""For every test: strict JAX ranks, compiled programs kept between runs, no deadlines."""
 
+import hypothesis
 import jax
 import pytest
+
+# A deadline is an assertion on time, and a busy machine is no fault of the code.
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("unhurried")
 
 
 def pytest_configure(config: pytest.Config) -> None:

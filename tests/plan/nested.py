@@ -1,6 +1,6 @@
 """Random small plans with bodies inside bodies, and formulas, that are valid."""
 
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from helium_jax.plan import (
@@ -41,8 +41,7 @@ from helium_jax.plan.formula_tree import (
 from tests.plan.strategies import LITERALS, texts
 from tests.plan.strategies import settings as plain_settings
 
-# A nested plan takes milliseconds to draw, and many times that on a machine that is busy.
-FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEW = settings(max_examples=40)  # a nested plan takes milliseconds to draw
 
 TEXTS = st.text(alphabet="ab' \"\\\né😀{}", max_size=4)
 NUMBERS = st.integers(-99, 99) | st.floats(-1e6, 1e6, allow_nan=False).map(float)

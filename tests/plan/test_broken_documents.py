@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from helium_jax.errors import PlanError
 from helium_jax.plan import check_plan, explain_text, plan_from_document
-from tests.plan.nested import FEW, nested_plans
+from tests.plan.nested import nested_plans
 
 JUNK = st.one_of(
     st.none(),
@@ -53,7 +53,7 @@ def broken_documents(draw):
     return document
 
 
-@settings(FEW, max_examples=100)
+@settings(max_examples=100)
 @given(broken_documents())
 def test_7_a_broken_document_is_a_plan_or_names_its_faults(document):
     try:

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from helium_jax.plan import (
@@ -19,7 +19,7 @@ from helium_jax.plan.formula_evaluation import MAX_WORK
 from helium_jax.plan.formula_functions import FUNCTIONS
 from helium_jax.plan.formula_tree import format_tree
 from helium_jax.plan.formula_values import MAX_LIST_ITEMS, MAX_RESULT_CHARS
-from tests.plan.nested import FEW, trees
+from tests.plan.nested import trees
 
 JSON = '{"a": [1, 2.5, {"b c": null}, "x"], "t": true, "deep": {"er": "yes"}}'
 
@@ -36,13 +36,11 @@ def outcome(work):
         return None, error
 
 
-@settings(FEW, max_examples=100)
 @given(trees())
 def test_what_is_printed_is_read_as_the_same_tree(tree):
     assert parse_formula(format_tree(tree)).tree == tree
 
 
-@settings(FEW, max_examples=100)
 @given(trees(), st.lists(st.sampled_from(["1", "true", "a b\na", JSON, "[]", ""]), min_size=9))
 def test_evaluation_gives_a_value_or_a_formula_error(tree, texts):
     formula = parse_formula(format_tree(tree))
@@ -65,7 +63,6 @@ def test_any_text_is_a_formula_or_a_formula_error(source):
     assert parse_formula(format_tree(formula.tree)).tree == formula.tree
 
 
-@settings(FEW, max_examples=100)
 @given(trees())
 def test_renamed_names_are_the_only_change(tree):
     formula = parse_formula(format_tree(tree))
