@@ -100,7 +100,6 @@ async def prepare_run(
         columns,
         deterministic=model.deterministic,
         known={place: output.text for place, output in known.items()},
-        profile=profile,
     )
     optimized = optimize(plan, facts, disable=options.disabled_rules)
     rewritten = clock()

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from helium_jax.optimizer.profile import Profile
 from helium_jax.plan import Const, Plan
 
 
@@ -35,14 +34,12 @@ class Facts:
         num_rows: of the batch; None when only the plan is looked at.
         columns: by input, and by constant that is a column.
         known: the answers that the output cache has, by operator and row.
-        profile: of earlier calls.
     """
 
     deterministic: bool = False
     num_rows: int | None = None
     columns: Mapping[str, ColumnFacts] = field(default_factory=dict)
     known: Mapping[tuple[str, int], str] = field(default_factory=dict)
-    profile: Profile = field(default_factory=Profile)
 
 
 def describe_column(values: Sequence[str]) -> ColumnFacts:
@@ -60,7 +57,6 @@ def gather_facts(
     *,
     deterministic: bool = False,
     known: Mapping[tuple[str, int], str] | None = None,
-    profile: Profile | None = None,
 ) -> Facts:
     """The snapshot for a plan over a batch.
 
@@ -68,9 +64,8 @@ def gather_facts(
         plan: the plan.
         num_rows: rows of the batch.
         columns: their values by name; names that are no columns of the plan are left out.
-        deterministic: see `Facts`, as the other arguments.
+        deterministic: see `Facts`.
         known: see `Facts`.
-        profile: see `Facts`.
     """
     names = {node.name for node in plan.inputs}
     names |= {op.name for op in plan.ops if isinstance(op, Const) and op.is_column}
@@ -79,5 +74,4 @@ def gather_facts(
         num_rows=num_rows,
         columns={name: describe_column(columns[name]) for name in columns if name in names},
         known=known or {},
-        profile=profile or Profile(),
     )

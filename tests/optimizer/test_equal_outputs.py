@@ -106,7 +106,7 @@ def test_5_14_optimised_bodies_give_equal_outputs(plan, column, fail):
     assert num_optimized <= num_calls
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(any_nested_plans(), DISABLED)
 def test_any_valid_plan_can_be_optimised_and_then_no_further(plan, disable):
     optimized = optimize(plan, disable=disable)
@@ -114,7 +114,7 @@ def test_any_valid_plan_can_be_optimised_and_then_no_further(plan, disable):
     assert [o.name for o in optimized.plan.outputs] == [o.name for o in plan.outputs]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(plans(deterministic=True), row_lists(min_size=1, max_size=4))
 def test_rows_that_are_said_to_be_alike_are(plan, rows):
     grouping = optimize(plan, facts_of(plan, rows, {})).grouping
