@@ -340,7 +340,8 @@ class Generator(Protocol):
     async def foresee(self, uses: Sequence[PlannedUse], *, worker: int | None = None) -> None:
         """Replaces what is known of the next use of resident pages, of those that `uses` cover.
 
-        A page that several of `uses` cover gets the nearest of theirs. Hints on pages that are not
+        Of equal prefixes the last one counts; a page that different ones cover gets the nearest
+        use. Hints on pages that are not
         resident are dropped, and any hint that nobody renews expires after many evictions: a plan
         clears its hints (`next_use=None`) when the last consumer is done. Returns at once; what
         is submitted afterwards finds it done.

@@ -262,17 +262,18 @@ class Store:
     def foresee(self, uses: Iterable[PlannedUse]) -> None:
         """Replaces the planned next use of the resident blocks that `uses` cover.
 
-        A block that several cover gets the nearest. Also places idle blocks anew in the eviction
-        order.
+        Of equal prefixes the last one counts; a block that different ones cover gets the nearest.
+        Also places idle blocks anew in the eviction order.
         """
+        last = {(use.cache_salt, use.token_ids): use.next_use for use in uses}
         nearest: dict[Block, int | None] = {}
-        for use in uses:
-            table = self.open_table(salt=use.cache_salt)
-            self.extend_keys(table, use.token_ids)
+        for (salt, token_ids), next_use in last.items():
+            table = self.open_table(salt=salt)
+            self.extend_keys(table, token_ids)
             for block in self._index.match(table.keys):
                 known = nearest.get(block)
-                if known is None or (use.next_use is not None and use.next_use < known):
-                    nearest[block] = use.next_use
+                if known is None or (next_use is not None and next_use < known):
+                    nearest[block] = next_use
         for block, next_use in nearest.items():
             self._hints.replace(block, next_use)
 

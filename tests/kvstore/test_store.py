@@ -398,8 +398,9 @@ def test_a_block_that_several_foreseen_prefixes_cover_gets_the_nearest_use():
     store.release(write(store, [1] * 12))
     store.foresee(
         [
-            PlannedUse(token_ids=(1,) * 12),
+            PlannedUse(token_ids=(1,) * 12, next_use=1),
             PlannedUse(token_ids=(1,) * 4, next_use=2),
+            PlannedUse(token_ids=(1,) * 12),
             PlannedUse(token_ids=(1,) * 8, next_use=6),
         ]
     )
