@@ -110,3 +110,96 @@ def test_the_number_of_rows_comes_from_the_batch_or_from_constant_columns():
         count_rows(plan, 2)
     assert count_rows(plan_with_params(), 0) == 1
     assert count_rows(plan_with_params(), 5) == 5
+
+
+def nested():
+    builder = PlanBuilder()
+    q = builder.input("q")
+    tone = builder.const("calm", name="tone")
+    draft = builder.completion("Draft " + q, name="draft")
+    better = builder.loop(
+        count=2,
+        carry={"text": draft, "why": q},
+        body=lambda b, text, why: {
+            "text": b.completion(tone + ": " + text, name="improve"),
+            "why": b.completion("Why " + why, name="explain"),
+        },
+        name="better",
+    )
+    lines = builder.map(
+        "lines(better)",
+        lambda b, item: b.branch(
+            "contains(item, tone)", then=lambda b: b.completion(item + q, name="each"), name="if"
+        ),
+        max_items=4,
+        name="all",
+    )
+    builder.output("o", builder.concat([lines, better], separator=" / ", name="both"))
+    return builder.build()
+
+
+def test_regions_keep_their_calls_and_everything_comes_after_what_it_needs():
+    physical = lower(nested())
+    assert [call.name for call in physical.calls] == ["draft", "improve", "explain", "each"]
+    assert physical.calls_under["better"] == ("improve", "explain")
+    seen = set()
+    for name, needs in physical.needs.items():
+        assert set(needs) <= seen, name
+        seen.add(name)
+    assert {"if", "all", "both", "better"} <= seen
+    # What decides whether a region runs is needed by what stands in it.
+    assert "better" in physical.needs["each"]
+    assert "better" in physical.users["draft"]
+
+
+def test_the_last_iteration_computes_only_what_the_loop_gives():
+    physical = lower(nested())
+    (loop,) = [op for op in physical.operators if op.name == "better"]
+    assert [op.name for op in loop.again.operators] == ["improve", "explain"]
+    assert [op.name for op in loop.last.operators] == ["improve"]
+    assert loop.final == "improve"
+
+
+def test_a_constant_is_written_out_in_texts_and_held_where_a_formula_reads_it():
+    physical = lower(nested())
+    (improve,) = [op for op in physical.calls if op.name == "improve"]
+    assert improve.turns[0].content[0] == "calm: "
+    assert Hold(name="tone", values=("calm",), is_column=False) in physical.operators
+
+
+def test_a_concatenation_is_a_text():
+    physical = lower(nested())
+    (both,) = [op for op in physical.operators if op.name == "both"]
+    assert both == Apply(name="both", text=(Slot(name="all"), " / ", Slot(name="better")))
+
+
+def test_more_iterations_than_the_bound_are_refused_before_any_work():
+    builder = PlanBuilder()
+    rounds = builder.param("rounds", type="int", default=1)
+    loop = builder.loop(
+        count=rounds,
+        max_iterations=3,
+        carry={"x": builder.input("q")},
+        body=lambda b, x: b.template(x + "!"),
+        name="loop",
+    )
+    builder.output("o", loop)
+    with pytest.raises(PlanError, match="5 is more than max_iterations=3"):
+        lower(builder.build(), {"rounds": 5})
+
+
+def test_conversations_are_remembered_only_where_somebody_looks_at_them():
+    builder = PlanBuilder()
+    q = builder.input("q")
+    first = builder.chat(user=q, name="first")
+    builder.chat(user=q, name="other")
+    last = builder.loop(
+        count=2,
+        carry={"talk": first},
+        body=lambda b, talk: b.chat(user="more", history=talk, name="more"),
+    )
+    builder.output("o", last)
+    builder.output("other", builder.completion("x" + q, name="plain"))
+    physical = lower(builder.build())
+    assert {"first", "more"} <= physical.remembered
+    assert "plain" not in physical.remembered
