@@ -187,6 +187,8 @@ class WarmPrefix:
             preempted takes the least valuable pin's pages instead.
         value: of the pin, such as expected uses x tokens. A pin of less value gives way when the
             pin budget is spent; among equals the new one is refused in part.
+        planned_next_use: as in GenerateRequest; what is computed ahead without one is evicted
+            before anything a plan has spoken of.
         worker: as in GenerateRequest.
     """
 
@@ -194,6 +196,7 @@ class WarmPrefix:
     cache_salt: str = ""
     pin: bool = False
     value: float = 0.0
+    planned_next_use: int | None = None
     worker: int | None = None
 
 

@@ -120,7 +120,10 @@ class Loop:
             CapacityError: the queue is full.
         """
         request = GenerateRequest(
-            request_id=request_id, token_ids=prefix.token_ids, cache_salt=prefix.cache_salt
+            request_id=request_id,
+            token_ids=prefix.token_ids,
+            cache_salt=prefix.cache_salt,
+            planned_next_use=prefix.planned_next_use,
         )
         active = self._enqueue(request, is_warm=True)
         active.warmed = Future()

@@ -396,6 +396,17 @@ async def test_a_warmed_and_pinned_prefix_survives_other_load(make_loop):
         assert engine.statistics()[0].cache.num_free == 16
 
 
+async def test_what_is_computed_ahead_with_a_planned_use_outlives_what_has_none(make_loop):
+    async with AsyncEngine(make_loop(num_pages=12)) as engine:
+        planned, unplanned = (1,) * 32, (2,) * 32
+        await engine.warm(WarmPrefix(token_ids=planned, planned_next_use=7))
+        await engine.warm(WarmPrefix(token_ids=unplanned))
+        await collect(engine, make_request("a", range(1, 89), max_tokens=39, ignore_eos=True))
+        await collect(engine, make_request("b", (3, 4) * 20, max_tokens=24, ignore_eos=True))
+        receipts = [await engine.warm(WarmPrefix(token_ids=ids)) for ids in (planned, unplanned)]
+    assert [receipt.computed for receipt in receipts] == [0, 32]
+
+
 async def test_a_warming_that_is_cancelled_pins_nothing_and_harms_nobody(make_loop):
     async with AsyncEngine(make_loop()) as engine:
         warming = asyncio.create_task(
