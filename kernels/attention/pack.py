@@ -11,6 +11,9 @@ from helium_jax.kernels.attention.layout import AttentionLayout
 
 # Fitted to groups of 2 to 32 rows over 64 to 1,024 shared tokens, 2-core CPU (README.md).
 CASCADE_COSTS = CascadeCosts(block=8.0, page=1.8, row=0.13)
+# For kernels, computed and not yet measured: memory bounds them, so a block reads a page at the
+# price of one row reading it alone, whatever its rows; its result costs about four pages to merge.
+KERNEL_COSTS = CascadeCosts(block=4.0, page=1.0, row=0.0)
 
 
 def pack_batch(
@@ -21,7 +24,7 @@ def pack_batch(
     *,
     cascade: bool,
     out: np.ndarray,
-    costs: CascadeCosts = CASCADE_COSTS,
+    costs: CascadeCosts | None = None,
 ) -> None:
     """Fills `out` with the description of one step.
 
@@ -35,7 +38,8 @@ def pack_batch(
             are ignored, whatever they are.
         cascade: read prefixes that several sequences share (equal leading page ids) once.
         out: int32 [layout.num_ints], overwritten entirely.
-        costs: decides which shared prefixes are worth a block of their own.
+        costs: decides which shared prefixes are worth a block of their own; None takes those of
+            what the layout is for.
 
     Raises:
         ValueError: cascade with a deterministic layout, whose rows never share a piece of work; or
@@ -43,6 +47,8 @@ def pack_batch(
     """
     if cascade and layout.deterministic:
         raise ValueError("cascade=True is impossible with a deterministic layout; turn one off")
+    if costs is None:
+        costs = KERNEL_COSTS if layout.max_parts else CASCADE_COSTS
     query_lens = np.asarray(query_lens, np.int32)
     kv_lens = np.asarray(kv_lens, np.int32)
     num_pages_of = -(-kv_lens // layout.page_size)

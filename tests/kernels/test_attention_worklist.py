@@ -275,6 +275,22 @@ def test_two_short_sequences_are_read_alone_and_many_long_ones_together():
     assert block_counts(32, 32) == [0, 1]
 
 
+def test_kernels_read_shared_pages_together_from_five_pages_on():
+    def block_counts(num_pages):
+        layout = make_layout(
+            num_tokens=2, num_seqs=2, pages_per_seq=64, page_size=64, num_pages=4096,
+            target=Target(implementation="mosaic_gpu", num_heads=32, num_kv_heads=8),
+        )  # fmt: skip
+        tables = 100 + np.arange(2 * 64).reshape(2, 64)
+        tables[:, :num_pages] = np.arange(num_pages)
+        lens = (num_pages * 64 + 5,) * 2
+        _, packed = unpack(Batch((1, 1), lens, tables), layout, cascade=True)
+        return packed.block_counts.tolist()
+
+    assert block_counts(4) == [0, 0]
+    assert block_counts(5) == [0, 1]
+
+
 def test_groups_never_outgrow_the_list():
     layout = dataclasses.replace(LAYOUT, block_rows=24)
     batch = Batch((1,) * 6, (28,) * 6, tables_of(*[[*range(6 - s), *range(9 * s + 9, 9 * s + 16)]
