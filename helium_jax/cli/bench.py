@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import random
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -15,17 +16,29 @@ from helium_jax.cli.progress import compile_progress
 from helium_jax.experiments.cases import TABLES
 from helium_jax.experiments.environment import environment
 from helium_jax.experiments.experiment import Case, Record, run_cases
-from helium_jax.experiments.report import make_table, ratios_table
-from helium_jax.experiments.setting import FULL, QUICK, Engines, Setting
+from helium_jax.experiments.optimality import gaps
+from helium_jax.experiments.optimality_cases import WORKFLOWS, random_graph
+from helium_jax.experiments.plots import plot_tables
+from helium_jax.experiments.report import gaps_table, make_table, ratios_table
+from helium_jax.experiments.setting import FULL, QUICK, Engines
 from helium_jax.experiments.workloads import PROMPT_SHAPES, WORKLOADS
 from helium_jax.runtime import Runtime, load_text_of, open_runtime
 from helium_jax.schedule.policies import POLICIES
+
+GAPS = "d"  # the one table that needs no engine
+WIDTH = 190  # of tables that go to a file
 
 
 @click.command()
 @click.option("--quick", is_flag=True, help="Five minutes on two cores: small model, one round.")
 @click.option(
-    "--table", "tables", multiple=True, type=click.Choice(sorted(TABLES)), help="Default: a."
+    "--table",
+    "tables",
+    multiple=True,
+    type=click.Choice(sorted([*TABLES, GAPS])),
+    default=("a",),
+    show_default=True,
+    help="a policies, b ablation, c order alone, d optimality gaps, e sensitivity.",
 )
 @click.option(
     "--workload",
@@ -42,6 +55,7 @@ from helium_jax.schedule.policies import POLICIES
 @click.option("--repeats", type=click.IntRange(min=1), help="Interleaved rounds; medians count.")
 @click.option("--seed", default=0, show_default=True, help="Of texts and policies.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="JSON lines.")
+@click.option("--plots", type=click.Path(path_type=Path, file_okay=False), help="Folder of SVGs.")
 def bench(
     quick: bool,
     tables: Sequence[str],
@@ -54,6 +68,7 @@ def bench(
     repeats: int | None,
     seed: int,
     out: Path | None,
+    plots: Path | None,
 ) -> int:
     """Run the paper's experiments: every policy on its workloads, ablations, sensitivity.
 
@@ -70,21 +85,34 @@ def bench(
         setting = replace(setting, kv_tokens=kv_tokens)
     if repeats is not None:
         setting = replace(setting, repeats=repeats)
-    text = load_text_of(setting.model)
-    chosen = tables or ("a",)
-    cases = [case for table in chosen for case in TABLES[table](setting, text, workloads, policies)]
     console = Console()
-    records = asyncio.run(_run(cases, setting, console, out))
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
+    if GAPS in tables:
+        _print_gaps(console, num_graphs=100 if quick else 1000, seed=seed)
+    text = load_text_of(setting.model)
+    chosen = [table for table in tables if table != GAPS]
+    cases = [case for table in chosen for case in TABLES[table](setting, text, workloads, policies)]
+    records = asyncio.run(_run(cases, console, out)) if cases else []
     for table in chosen:
         console.print(make_table(table, records))
     if "a" in chosen:
         console.print(ratios_table(records))
+    if plots is not None:
+        for path in plot_tables(records, plots):
+            console.print(f"wrote {path}", highlight=False)
     return 0
 
 
-async def _run(
-    cases: Sequence[Case], setting: Setting, console: Console, out: Path | None
-) -> list[Record]:
+def _print_gaps(console: Console, *, num_graphs: int, seed: int) -> None:
+    rng = random.Random(seed)
+    by_workflow = [gaps(graph, rng) for graph in WORKFLOWS.values()]
+    console.print(gaps_table(by_workflow, "seven scaled-down workflows"))
+    by_graph = [gaps(random_graph(rng), rng) for _ in range(num_graphs)]
+    console.print(gaps_table(by_graph, f"{num_graphs} random graphs of up to eight calls"))
+
+
+async def _run(cases: Sequence[Case], console: Console, out: Path | None) -> list[Record]:
     records: list[Record] = []
     where = environment()
     started = time.monotonic()

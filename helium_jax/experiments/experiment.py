@@ -69,11 +69,6 @@ class Record:
     scale: float
     start_s: float
 
-    @property
-    def seconds_per_row(self) -> float:
-        """Some variants run fewer rows than others."""
-        return self.measured.seconds / self.measured.num_rows
-
     def fields(self, where: dict[str, Any]) -> dict[str, Any]:
         """One JSON line; `where` are fields about the machine."""
         return {

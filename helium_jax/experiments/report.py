@@ -9,7 +9,7 @@ from rich.table import Table
 
 from helium_jax.experiments import paper
 from helium_jax.experiments.experiment import Record
-from helium_jax.experiments.variant import HELIUM
+from helium_jax.experiments.variant import HELIUM, NAIVE
 
 TITLES: Mapping[str, str] = {
     "a": "a. policies and workloads",
@@ -17,6 +17,10 @@ TITLES: Mapping[str, str] = {
     "c": "c. the order of calls alone, caches off",
     "e": "e. sensitivity",
 }
+_HEADINGS = (
+    *("seconds", "x helium", "x cpu", "paper", "calls", "reused", "needed", "computed", "ahead"),
+    *("floor", "hit", "evicted", "batch", "plan ms", "ahead s", "before s", "equal"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +29,7 @@ class Line:
 
     Attributes:
         times_helium: its seconds over Helium's in the same round, per row; None without Helium.
+        cpu_times_helium: the same of CPU seconds, which suffer less from busy neighbours.
         paper: the same in the paper, where it says.
         records: of all rounds.
     """
@@ -33,6 +38,7 @@ class Line:
     variant: str
     merge: bool
     times_helium: float | None
+    cpu_times_helium: float | None
     paper: float | None
     records: tuple[Record, ...]
 
@@ -49,20 +55,31 @@ def summarise(records: Sequence[Record]) -> list[Line]:
     lines = []
     for (table, case, merge, variant), mine in groups.items():
         helium = {r.round: r for r in groups.get((table, case, merge, HELIUM), [])}
-        ratios = [
-            r.seconds_per_row / helium[r.round].seconds_per_row for r in mine if r.round in helium
-        ]
+        pairs = [(r, helium[r.round]) for r in mine if r.round in helium]
         lines.append(
             Line(
                 case=case,
                 variant=variant,
                 merge=merge,
-                times_helium=statistics.median(ratios) if ratios else None,
+                times_helium=_ratio(pairs, lambda r: r.measured.seconds),
+                cpu_times_helium=_ratio(pairs, lambda r: r.measured.cpu_s),
                 paper=_published(table, mine[0]),
                 records=tuple(mine),
             )
         )
     return lines
+
+
+def _ratio(
+    pairs: Sequence[tuple[Record, Record]], value: Callable[[Record], float]
+) -> float | None:
+    """Of the first over the second, per row; the median of all rounds."""
+    if not pairs:
+        return None
+    return statistics.median(
+        (value(a) / a.measured.num_rows) / max(1e-9, value(b) / b.measured.num_rows)
+        for a, b in pairs
+    )
 
 
 def _published(table: str, record: Record) -> float | None:
@@ -79,30 +96,16 @@ def make_table(table: str, records: Sequence[Record]) -> Table:
     made = Table(title=TITLES[table], box=SIMPLE, padding=(0, 1, 0, 0))
     for heading in ("case", "merged", "variant"):
         made.add_column(heading, no_wrap=True)
-    headings = ("seconds", "x helium", "paper", "calls", "reused", "needed", "computed", "ahead")
-    for heading in (*headings, "hit", "evicted", "batch", "precomp s", "equal"):
+    for heading in _HEADINGS:
         made.add_column(heading, justify="right", no_wrap=True)
     previous = None
     for line in summarise([record for record in records if record.table == table]):
-        one = line.records[0].measured
         here = (line.case, line.merge)
         made.add_row(
             line.case if here != previous else "",
             ("yes" if line.merge else "no") if here != previous else "",
             line.variant,
-            _seconds(line),
-            _times(line.times_helium),
-            _times(line.paper),
-            str(one.calls),
-            str(one.reused_calls),
-            str(one.needed),
-            f"{line.median(lambda r: r.measured.computed):.0f}",
-            str(one.precomputed),
-            f"{line.median(lambda r: r.measured.hit_rate):.0%}",
-            f"{line.median(lambda r: r.measured.evicted_then_needed):.0f}",
-            f"{line.median(lambda r: r.measured.mean_batch):.1f}",
-            f"{line.median(lambda r: r.measured.precompute_s):.2f}",
-            f"{min(r.equal_outputs for r in line.records):.0%}",
+            *_cells(line),
         )
         previous = here
     return made
@@ -130,10 +133,60 @@ def ratios_table(records: Sequence[Record]) -> Table:
     return made
 
 
+def gaps_table(measured: Sequence[Mapping[str, float]], title: str) -> Table:
+    """Table d: percent above the best order in the paper's cost model, by policy.
+
+    Args:
+        measured: per graph the gaps of all policies; see `helium_jax.experiments.optimality`.
+        title: which graphs.
+    """
+    made = Table(title=f"d. percent above the optimum: {title}", box=SIMPLE, padding=(0, 1, 0, 0))
+    made.add_column("policy", no_wrap=True)
+    for heading in ("mean", "greatest", "paper's mean", "paper's greatest"):
+        made.add_column(heading, justify="right", no_wrap=True)
+    for name in measured[0] if measured else ():
+        values = [gaps[name] for gaps in measured]
+        published = paper.OPTIMALITY_GAP.get(name)
+        made.add_row(
+            name,
+            f"{statistics.fmean(values):.1f}",
+            f"{max(values):.1f}",
+            *(("", "") if published is None else (f"{value:.1f}" for value in published)),
+        )
+    return made
+
+
+def _cells(line: Line) -> list[str]:
+    """As `_HEADINGS`."""
+
+    def middle(name: str, form: str = ".0f") -> str:
+        return format(line.median(lambda record: getattr(record.measured, name)), form)
+
+    return [
+        _seconds(line),
+        _times(line.times_helium),
+        _times(line.cpu_times_helium),
+        _times(line.paper),
+        middle("calls"),
+        middle("reused_calls"),
+        middle("needed"),
+        middle("computed"),
+        middle("precomputed"),
+        middle("floor"),
+        middle("hit_rate", ".0%"),
+        middle("evicted_then_needed"),
+        middle("mean_batch", ".1f"),
+        format(1000 * line.median(lambda record: record.measured.planning_s), ".0f"),
+        middle("precompute_s", ".2f"),
+        middle("warmup_s", ".1f"),
+        f"{min(record.equal_outputs for record in line.records):.0%}",
+    ]
+
+
 def _seconds(line: Line) -> str:
     seconds = line.median(lambda record: record.measured.seconds)
     rows = line.records[0].measured.num_rows
-    return f"{seconds:.2f}" + (f" ({rows} row)" if line.variant == "naive" and rows == 1 else "")
+    return f"{seconds:.2f}" + (f" ({rows} row)" if line.variant == NAIVE and rows == 1 else "")
 
 
 def _times(ratio: float | None) -> str:

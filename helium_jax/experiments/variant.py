@@ -33,6 +33,9 @@ class Variant:
 def variant_of(policy: str, *, merge: bool = False, seed: int = 0) -> Variant:
     """A policy as the paper compares it: baselines have their order, queue and eviction only.
 
+    Answers are kept across batches by Helium, and only where equal calls are made once: within a
+    batch the output cache would merge them as well.
+
     Args:
         policy: a name in `schedule.policies.POLICIES`.
         merge: whether equal greedy calls of a run are made once, for baselines as for ours.
@@ -42,7 +45,7 @@ def variant_of(policy: str, *, merge: bool = False, seed: int = 0) -> Variant:
     options = RunOptions(
         policy=policy,
         max_in_flight=None if is_ours else EVERYTHING_AT_ONCE,
-        output_cache=is_ours,
+        output_cache=is_ours and merge,
         prefill_ahead=is_ours,
         single_flight=merge,
         disabled_rules=frozenset() if merge else MERGING,
