@@ -9,8 +9,8 @@ from helium_jax.executor.options import RunOptions
 from helium_jax.executor.output_cache import CachedOutput, OutputCache
 from helium_jax.executor.output_cache_lookup import find_known
 from helium_jax.executor.policy import Planned, plan_calls
-from helium_jax.executor.result import RunStatistics
-from helium_jax.executor.rows import bind_rows
+from helium_jax.executor.result import RowError, RunStatistics
+from helium_jax.executor.rows import bind_rows, find_bad_values
 from helium_jax.optimizer import Optimized, Profile, gather_facts, optimize
 from helium_jax.physical import PhysicalPlan, lower
 from helium_jax.plan import Plan, Value, check_size
@@ -30,6 +30,7 @@ class Prepared:
         physical: the steps of the optimised plan.
         num_rows: rows of the batch.
         columns: values of every operator that needs no work.
+        bad_values: rows that have a value of the wrong type and fail for it.
         planned: who orders the calls, and what it was planned from.
         fetched_tokens: prompt tokens of the calls that are not made because the output cache has
             their answers for every row, and how many calls these are.
@@ -42,6 +43,7 @@ class Prepared:
     num_rows: int
     columns: Mapping[str, tuple[str, ...]]
     planned: Planned
+    bad_values: Mapping[int, RowError]
     fetched_tokens: tuple[int, int] = (0, 0)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -123,6 +125,7 @@ async def prepare_run(
         num_rows=num_rows,
         columns=columns,
         planned=planned,
+        bad_values=find_bad_values(plan, rows),
         fetched_tokens=(sum(output.prompt_tokens for output in fetched), len(fetched)),
         seconds={
             "rewrite": rewritten - start,

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from helium_jax.errors import RequestError
+from helium_jax.executor.result import RowError
 from helium_jax.physical import Hold, PhysicalPlan, Read, count_rows, render_value
 from helium_jax.plan import Plan, Value
 from helium_jax.plan.nodes import ValueType
@@ -17,9 +18,10 @@ def bind_rows(
 ) -> tuple[int, dict[str, tuple[str, ...]]]:
     """The number of rows, and the values of every operator that needs no work, by its name.
 
+    A value of the wrong type is the empty text here: its row fails alone, see `find_bad_values`.
+
     Raises:
-        RequestError: a row lacks a column, has an unknown one or a value of the wrong type; names
-            the row, counted from 1.
+        RequestError: a row lacks a column or has an unknown one; names the row, counted from 1.
         PlanError: a constant column has another length than the batch.
     """
     types: dict[str, ValueType] = {node.name: node.type for node in plan.inputs}
@@ -38,8 +40,7 @@ def bind_rows(
     for operator in physical.operators:
         match operator:
             case Read(name=name, column=column):
-                # Checked above: every value is a text, number or boolean.
-                columns[name] = tuple(render_value(cast(Value, row[column])) for row in rows)
+                columns[name] = tuple(_render(row[column], types[column]) for row in rows)
             case Hold(name=name, values=values, is_column=is_column):
                 columns[name] = values if is_column else values * num_rows
             case _:
@@ -47,16 +48,33 @@ def bind_rows(
     return num_rows, columns
 
 
+def find_bad_values(plan: Plan, rows: Sequence[Mapping[str, object]]) -> dict[int, RowError]:
+    """The rows that have a value of the wrong type, and which; rows that `bind_rows` takes."""
+    types: dict[str, ValueType] = {node.name: node.type for node in plan.inputs}
+    bad: dict[int, RowError] = {}
+    for index, row in enumerate(rows):
+        for name, type_ in types.items():
+            fault = value_fault(row[name], type_)
+            if fault is not None:
+                message = f"column {name!r} {fault}"
+                bad[index] = RowError(row=index, operator=name, code="bad_value", message=message)
+                break
+    return bad
+
+
+def _render(value: object, type_: ValueType) -> str:
+    # Checked: a value of a declared type is a text, number or boolean.
+    return render_value(cast(Value, value)) if value_fault(value, type_) is None else ""
+
+
 def _row_faults(index: int, row: object, types: Mapping[str, ValueType]) -> list[tuple[str, str]]:
     where = f"inputs[{index}]"
     if not isinstance(row, Mapping):
         return [(where, f"row {index + 1} must be a mapping of columns")]
     faults = []
-    for name, type_ in types.items():
+    for name in types:
         if name not in row:
             faults.append((f"{where}.{name}", f"row {index + 1} lacks the column {name!r}"))
-        elif (fault := value_fault(row[name], type_)) is not None:
-            faults.append((f"{where}.{name}", f"row {index + 1}: column {name!r} {fault}"))
     for name in row:
         if name not in types:
             columns = ", ".join(types) or "none"

@@ -141,6 +141,7 @@ class Session:
             prepared.columns,
             max_in_flight=room,
             single_flight=options.single_flight,
+            bad_values=prepared.bad_values,
             dispatcher=prepared.planned.dispatcher,
             encode_ahead=options.encode_ahead,
             prefill_ahead=options.prefill_ahead and options.share_kv,

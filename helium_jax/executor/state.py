@@ -58,6 +58,7 @@ from helium_jax.plan.limits import MAX_VALUE_CHARS
 from helium_jax.schedule.dispatch import Dispatcher
 
 ENCODE_AHEAD = 2_048
+NO_BAD_VALUES: Mapping[int, RowError] = {}
 
 
 class RunState:
@@ -70,6 +71,7 @@ class RunState:
         columns: Mapping[str, Sequence[str]],
         *,
         max_in_flight: int,
+        bad_values: Mapping[int, RowError] = NO_BAD_VALUES,
         single_flight: bool = True,
         dispatcher: Dispatcher | None = None,
         encode_ahead: int = ENCODE_AHEAD,
@@ -82,6 +84,7 @@ class RunState:
             num_rows: rows of the batch.
             columns: values of every operator that needs no work; see `rows.bind_rows`.
             max_in_flight: most calls on their way at once.
+            bad_values: rows that fail for a value of the wrong type.
             single_flight: make equal deterministic calls once, and equal pure functions.
             dispatcher: orders the calls; by default as soon as they are ready.
             encode_ahead: calls that are prepared before the engine has room for them.
@@ -91,6 +94,7 @@ class RunState:
         self._plan = plan
         self._num_rows = num_rows
         self._columns = columns
+        self._bad_values = bad_values
         self._scope = make_scope(plan.operators)
         self._encode_ahead = encode_ahead
         self._prefill_ahead = prefill_ahead
@@ -215,9 +219,12 @@ class RunState:
         self._next_row += 1
         frame = Frame(scope=self._scope, row=row)
         self._roots[row] = frame
-        if row in self._unwanted_rows or not self._scope.steps:
+        bad_value = self._bad_values.get(row)
+        if bad_value is not None:
+            self._errors[row] = [bad_value]
+        if bad_value is not None or row in self._unwanted_rows or not self._scope.steps:
             open_frame(frame)
-            self._cancel_open_steps(frame)
+            self._give_up(frame, bad_value)
             self._end_row_if_over(frame)
         else:
             self._flow.open(frame)
@@ -294,6 +301,8 @@ class RunState:
                 self._report(RowCompleted(result=result))
 
     def _outputs_of(self, row: int) -> Mapping[str, str | None]:
+        if row in self._bad_values:
+            return {name: None for name, _ in self._plan.outputs}
         frame = self._roots.get(row)
         values = {} if frame is None else frame.values
         outputs: dict[str, str | None] = {}
@@ -308,20 +317,21 @@ class RunState:
         if row < self._next_row:
             frame = self._roots.get(row)
             if frame is not None:
-                self._cancel_open_steps(frame)
+                self._give_up(frame)
         else:
             self._unwanted_rows.add(row)
 
-    def _cancel_open_steps(self, frame: Frame) -> None:
-        """Fails what a row has not computed yet, with one reason for all of it."""
+    def _give_up(self, frame: Frame, error: RowError | None = None) -> None:
+        """Fails what a row has not computed yet, with one reason for all of it: its cancellation
+        unless there is another `error`."""
         is_open = (n for n in frame.scope.steps if n not in frame.values and n not in frame.failed)
         names = [*is_open]
-        if names:
+        if error is None and names:
             message = "the row was cancelled"
             error = RowError(row=frame.row, operator=names[0], code="cancelled", message=message)
-            for name in names:
-                if self.status is None and name not in frame.failed:
-                    self._flow.fail(frame, name, error)
+        for name in names:
+            if error is not None and name not in frame.failed:
+                self._flow.fail(frame, name, error)
 
     def _cancel_operator(self, name: str) -> None:
         self._flow.unwanted.add(name)
