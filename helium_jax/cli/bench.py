@@ -26,6 +26,7 @@ from helium_jax.runtime import Runtime, load_text_of, open_runtime
 from helium_jax.schedule.policies import POLICIES
 
 GAPS = "d"  # the one table that needs no engine
+NUM_GRAPHS = 1_000  # of table d
 WIDTH = 190  # of tables that go to a file
 
 
@@ -89,7 +90,7 @@ def bench(
     if not console.is_terminal:
         console = Console(width=WIDTH)
     if GAPS in tables:
-        _print_gaps(console, num_graphs=100 if quick else 1000, seed=seed)
+        _print_gaps(console, num_graphs=NUM_GRAPHS // 10 if quick else NUM_GRAPHS, seed=seed)
     text = load_text_of(setting.model)
     chosen = [table for table in tables if table != GAPS]
     cases = [case for table in chosen for case in TABLES[table](setting, text, workloads, policies)]
