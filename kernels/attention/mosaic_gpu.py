@@ -140,14 +140,17 @@ def attend_gpu(
 
 def _refuse(q: jax.Array, pages: KVPages, batch: AttentionBatch) -> None:
     """Raises NotImplementedError with the reason."""
+    layout = batch.layout
     if pages.order != "rows":
         raise NotImplementedError(f"pages are in the order {pages.order!r}, not 'rows'")
     if pages.k.dtype != pages.dtype:
         raise NotImplementedError(f"{pages.dtype} stored as {pages.k.dtype}")
     if q.dtype != pages.dtype:
         raise NotImplementedError(f"queries in {q.dtype} on pages in {pages.dtype}")
-    if batch.row_parts is None or not batch.layout.num_workers:
+    if batch.row_parts is None or not layout.num_workers:
         raise NotImplementedError("the step was packed for another implementation")
+    if layout.block_rows & (layout.block_rows - 1):
+        raise NotImplementedError(f"{layout.block_rows=} is no power of two")
     group = q.shape[1] // pages.num_kv_heads
     reason = why_not(
         dtype=pages.dtype,
@@ -158,9 +161,9 @@ def _refuse(q: jax.Array, pages: KVPages, batch: AttentionBatch) -> None:
     )
     if reason is not None:
         raise NotImplementedError(reason)
-    if group * batch.layout.block_rows > 2 * TILE:
+    if group * layout.block_rows > 2 * TILE:
         raise NotImplementedError(
-            f"blocks of {batch.layout.block_rows} rows of {group} heads exceed {2 * TILE} rows"
+            f"blocks of {layout.block_rows} rows of {group} heads exceed {2 * TILE} rows"
         )
 
 

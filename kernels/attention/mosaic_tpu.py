@@ -109,6 +109,8 @@ def _refuse(q: jax.Array, pages: KVPages, batch: AttentionBatch) -> None:
         raise NotImplementedError(f"queries in {q.dtype} on pages in {pages.dtype}")
     if batch.row_parts is None or layout.num_workers:
         raise NotImplementedError("the step was packed for another implementation")
+    if layout.block_rows & (layout.block_rows - 1):
+        raise NotImplementedError(f"{layout.block_rows=} is no power of two")
     reason = why_not(dtype=pages.dtype, head_size=pages.head_size, page_size=pages.page_size)
     if reason is not None:
         raise NotImplementedError(reason)

@@ -192,6 +192,26 @@ def test_the_gpu_kernel_says_why_it_cannot():
     assert "pages are in the order 'joined'" in refusal("mosaic_gpu", packed_for="mosaic_tpu")
 
 
+@pytest.mark.parametrize(
+    "implementation",
+    ["mosaic_tpu", pytest.param("mosaic_gpu", marks=NEEDS_GPU_INTERPRETER)],
+)
+def test_refuses_blocks_and_lists_made_for_others(implementation):
+    inputs = make_inputs(CASES[0], "bfloat16", implementation=implementation)
+
+    def refuse(**changes):
+        layout = dataclasses.replace(inputs.layout, **changes)
+        batch = unpack_batch(layout, jnp.zeros(layout.num_ints, jnp.int32))
+        with pytest.raises(NotImplementedError) as error:
+            paged_attention(
+                inputs.q, inputs.pages, 0, batch, scale=1.0, implementation=implementation
+            )
+        return str(error.value)
+
+    assert "layout.block_rows=24 is no power of two" in refuse(block_rows=24)
+    assert "packed for another implementation" in refuse(max_parts=0, num_workers=0)
+
+
 def test_refuses_tables_beyond_scalar_memory():
     inputs = make_inputs(CASES[0], "float32", implementation="mosaic_tpu")
     layout = dataclasses.replace(inputs.layout, num_tokens=256, num_seqs=256, pages_per_seq=1024)
