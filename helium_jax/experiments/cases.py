@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from helium_jax.experiments.experiment import Case
 from helium_jax.experiments.setting import Engines, Setting
-from helium_jax.experiments.variant import HELIUM, Variant, ablations, alone, variant_of
+from helium_jax.experiments.variant import HELIUM, MERGED, Variant, ablations, alone, variant_of
 from helium_jax.experiments.workload import Workload
 from helium_jax.experiments.workloads import (
     PROMPT_SHAPES,
@@ -34,14 +34,19 @@ def policy_cases(
             setting,
             setting.make(name, text),
             merge=merge,
-            variants=tuple(
-                variant_of(policy, merge=merge, seed=setting.seed)
-                for policy in policies or setting.policies
-            ),
+            variants=_policy_variants(policies or setting.policies, merge, setting.seed),
         )
         for name in workloads or setting.workloads
         for merge in setting.merges
     ]
+
+
+def _policy_variants(policies: Sequence[str], merge: bool, seed: int) -> tuple[Variant, ...]:
+    """Those of table a; where nobody merges, Helium does so in a line of its own."""
+    variants = tuple(variant_of(policy, merge=merge, seed=seed) for policy in policies)
+    if merge or HELIUM not in policies:
+        return variants
+    return (*variants, replace(variant_of(HELIUM, merge=True, seed=seed), name=MERGED))
 
 
 def ablation_cases(

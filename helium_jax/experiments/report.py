@@ -112,8 +112,10 @@ def make_table(table: str, records: Sequence[Record]) -> Table:
 
 
 def ratios_table(records: Sequence[Record]) -> Table:
-    """Seconds over Helium's, workload by policy, ours / the paper's."""
-    made = Table(title="seconds over Helium's: here / paper", box=SIMPLE, padding=(0, 1, 0, 0))
+    """Seconds over Helium's, workload by policy: wall (CPU) / the paper's."""
+    made = Table(
+        title="seconds (CPU seconds) over Helium's / in the paper", box=SIMPLE, padding=(0, 1, 0, 0)
+    )
     lines = [
         line
         for line in summarise([record for record in records if record.table == "a"])
@@ -126,7 +128,8 @@ def ratios_table(records: Sequence[Record]) -> Table:
         made.add_column(policy, justify="right", no_wrap=True)
     cells: dict[tuple[str, bool], dict[str, str]] = {}
     for line in lines:
-        text = _times(line.times_helium) + (f" / {line.paper:.2f}" if line.paper else "")
+        text = f"{_times(line.times_helium)} ({_times(line.cpu_times_helium)})"
+        text += f" / {line.paper:.2f}" if line.paper else ""
         cells.setdefault((line.case, line.merge), {})[line.variant] = text
     for (case, merge), row in cells.items():
         made.add_row(case, "yes" if merge else "no", *(row.get(policy, "") for policy in policies))

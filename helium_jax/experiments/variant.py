@@ -6,6 +6,7 @@ from helium_jax.executor import RunOptions
 
 HELIUM = "helium"
 NAIVE = "naive"
+MERGED = "helium, merging"
 MERGING = frozenset({"merge_equal_subplans"})
 PRUNING = frozenset({"merge_equal_subplans", "prune_unused_nodes", "fold_constant_templates"})
 # "Ready calls at once" in the reference's table of policies: the queue is the engine's.
