@@ -2,7 +2,11 @@
 
 import asyncio
 import contextlib
+import json
 import logging
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ from helium_jax.cli.progress import compile_progress
 from helium_jax.cli.signals import serve_until_signal
 from helium_jax.config import EngineConfig
 from helium_jax.errors import RequestError
+from helium_jax.plan import Plan, load_plan
 from helium_jax.runtime import Runtime, open_runtime
 from helium_jax.server import RunningServer, ServerConfig, check_address, make_app, start_server
 from helium_jax.telemetry.logs import logging_to_stderr
@@ -38,6 +43,19 @@ LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
     "--api-key-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="File with one key a line.",
+)
+@click.option(
+    "--state-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder where finished outputs, profiles and runs outlive the process.",
+)
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64))
+@click.option(
+    "--warm",
+    "warm_plans",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    help="Plan file whose static prompt prefixes are computed and pinned at start; repeatable.",
 )
 @click.option("--strict", is_flag=True, help="Unknown fields of a request are an error.")
 @click.option(
@@ -75,6 +93,7 @@ def serve(model: str, name: str | None, alias: tuple[str, ...], **options: Any) 
         api_keys=keys,
         served_names=alias,
         strict=options["strict"],
+        state_dir=options["state_dir"],
         max_step_age_s=options["max_step_age"],
         shutdown_timeout_s=options["shutdown_timeout"],
     )
@@ -89,16 +108,25 @@ def serve(model: str, name: str | None, alias: tuple[str, ...], **options: Any) 
             )
         )
     level = logging.getLevelNamesMapping()[options["log_level"].upper()]
-    return asyncio.run(_serve(model, name, engine_config(options), config, level, console))
+    warm = [load_plan(file)[0] for file in options["warm_plans"]]
+    place = _Place(
+        model=model, name=name, engine=engine_config(options), num_workers=options["workers"]
+    )
+    return asyncio.run(_serve(place, config, warm, level, console))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """What is served, by how many engines."""
+
+    model: str
+    name: str | None
+    engine: EngineConfig
+    num_workers: int
 
 
 async def _serve(
-    model: str,
-    name: str | None,
-    engine: EngineConfig,
-    config: ServerConfig,
-    log_level: int,
-    console: Console,
+    place: _Place, config: ServerConfig, warm: list[Plan], log_level: int, console: Console
 ) -> int:
     """Until the port is open nothing was promised, so a signal ends the process as usual.
 
@@ -108,11 +136,19 @@ async def _serve(
     async with contextlib.AsyncExitStack() as stack:
         with compile_progress(console) as progress:
             runtime = await stack.enter_async_context(
-                open_runtime(model, engine, name=name, progress=progress)
+                open_runtime(
+                    place.model,
+                    place.engine,
+                    name=place.name,
+                    num_workers=place.num_workers,
+                    progress=progress,
+                )
             )
         stack.enter_context(logging_to_stderr(log_level))
         server = await start_server(make_app(runtime, config), config)
         _announce(runtime, server, config, console)
+        for plan in warm:
+            await asyncio.to_thread(_warm, plan, server, config, console)
         return await serve_until_signal(
             server, config.shutdown_timeout_s, lambda text: console.print(text, style="yellow")
         )
@@ -139,6 +175,29 @@ def _announce(
         markup=False,
         soft_wrap=True,
     )
+
+
+def _warm(plan: Plan, server: RunningServer, config: ServerConfig, console: Console) -> None:
+    """Asks the server itself, once per key, because keys do not share KV."""
+    host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host
+    host = f"[{host}]" if ":" in host else host
+    body = json.dumps({"plan": plan.document, "pin": True}).encode()
+    for key in config.api_keys or ("",):
+        headers = {"Content-Type": "application/json"}
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
+        request = urllib.request.Request(
+            f"http://{host}:{server.port}/v1/cache/warm", data=body, headers=headers
+        )
+        try:
+            with urllib.request.urlopen(request) as response:
+                prefixes = json.load(response)["prefixes"]
+        except urllib.error.HTTPError as error:
+            message = json.load(error)["error"]["message"]
+            console.print(f"{plan.name or plan.plan_id} is not warm: {message}", style="yellow")
+            return
+        tokens = sum(prefix["resident"] for prefix in prefixes)
+        console.print(f"{plan.name or plan.plan_id}: {tokens} tokens of its prompts are warm")
 
 
 def _keys(given: tuple[str, ...], file: Path | None) -> tuple[str, ...]:
