@@ -245,8 +245,8 @@ class Calls:
     def on_failed(self, event: CallFailed) -> list[Landing]:
         """An attempt came to nothing: another one, or the end of the call."""
         flight = self._flights.get(event.call_id)
-        if flight is None:
-            return []
+        if flight is None or flight.stage in ("ready", "held"):
+            return []  # news of an attempt that was given up for taking too long
         is_out = flight.stage == "submitted"
         if event.worker_failed and is_out and flight.num_reruns < MAX_RERUNS:
             flight.num_reruns += 1

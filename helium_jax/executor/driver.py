@@ -2,10 +2,8 @@
 
 import asyncio
 import functools
-import itertools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,8 +26,6 @@ from helium_jax.executor.events import (
     EncodeCall,
     Event,
     Foresee,
-    FunctionFailed,
-    FunctionReturned,
     Instruction,
     OpCompleted,
     PrefillAhead,
@@ -40,6 +36,8 @@ from helium_jax.executor.events import (
     StopTimer,
     SubmitCall,
 )
+from helium_jax.executor.functions import FunctionThreads
+from helium_jax.executor.hints import Hints
 from helium_jax.executor.options import RunOptions
 from helium_jax.executor.output_cache import CachedOutput
 from helium_jax.executor.precompute import Warmer
@@ -48,12 +46,11 @@ from helium_jax.executor.result import RunStatistics, summarize
 from helium_jax.executor.spans import SpanBook
 from helium_jax.executor.state import RunState
 from helium_jax.text.answer import stream_answer
-from helium_jax.types import GenerateRequest, PlannedUse, WarmPrefix
+from helium_jax.types import GenerateRequest, WarmPrefix
 
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 10  # at an engine whose queue is full
-MAX_FUNCTIONS = 4  # of the plan's author, running at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +82,7 @@ class Driver:
     clock: Callable[[], float]
     sleep: Callable[[float], Awaitable[object]]
     started: float
+    hints: Hints
     warmer: Warmer | None = None
     precompute_seconds: float = 0.0
     spans: SpanBook = field(default_factory=SpanBook)
@@ -96,8 +94,7 @@ class Driver:
     tasks: dict[tuple[str, int], asyncio.Task[None]] = field(default_factory=dict)
     all_tasks: set[asyncio.Task[None]] = field(default_factory=set)
     keys: dict[int, bytes] = field(default_factory=dict)  # of calls whose answers may be shared
-    functions: ThreadPoolExecutor | None = None
-    news: asyncio.Queue[Foresee] = field(default_factory=asyncio.Queue)
+    functions: FunctionThreads = field(default_factory=FunctionThreads)
 
     async def drive(self, *, timeout_s: float | None, cancel: asyncio.Event | None) -> None:
         """Feeds events to the state and carries out what it says, until the run is over."""
@@ -118,9 +115,8 @@ class Driver:
             await _stop(self.all_tasks)
             if self.warmer is not None:
                 await self.warmer.close()
-            if self.functions is not None:
-                # One that hangs keeps its thread until it returns; nobody waits for it here.
-                self.functions.shutdown(wait=False, cancel_futures=True)
+            self.functions.close()
+            await self.hints.flush()
 
     def statistics(self, seconds: float) -> RunStatistics:
         """What the run cost, once it is over after `seconds`."""
@@ -158,10 +154,12 @@ class Driver:
                     self._start("function", invocation_id, self._invoke(instruction))
                 case CancelFunction(invocation_id=invocation_id):
                     self._cancel("function", invocation_id)
-                case Foresee():
-                    if ("foresee", 0) not in self.tasks:
-                        self._start("foresee", 0, self._foresee())
-                    self.news.put_nowait(instruction)
+                case Foresee() if not self.options.share_kv:
+                    pass  # nobody will look for these pages
+                case Foresee(uses=uses):
+                    if ("hints", 0) not in self.tasks:
+                        self._start("hints", 0, self.hints.run())
+                    self.hints.tell(uses)
                 case PrefillAhead():
                     self.num_ahead += 1
                     self._start("ahead", self.num_ahead, self._prefill(instruction))
@@ -241,32 +239,6 @@ class Driver:
             self.computed_ahead += receipt.computed
         except Exception as error:
             log.info("%s: the beginning of a prompt was not computed: %r", self.run_id, error)
-
-    async def _foresee(self) -> None:
-        """Passes news of prefixes on, all that there is at once: an engine listens once a step.
-
-        Without them runs are only slower.
-        """
-        while True:
-            news = [await self.news.get()]
-            while not self.news.empty():
-                news.append(self.news.get_nowait())
-            latest: dict[int | None, dict[tuple[int, ...], int | None]] = {}
-            for use in itertools.chain.from_iterable(item.uses for item in news):
-                latest.setdefault(use.worker, {})[use.token_ids] = use.next_use
-            for worker, uses in latest.items():
-                planned = [
-                    PlannedUse(
-                        token_ids=token_ids,
-                        cache_salt=self.options.cache_salt,
-                        next_use=next_use,
-                    )
-                    for token_ids, next_use in uses.items()
-                ]
-                try:
-                    await self.resources.generator.foresee(planned, worker=worker)
-                except HeliumError as error:
-                    log.warning("%s: planned uses were not taken: %s", self.run_id, error)
 
     # --- calls -----------------------------------------------------------------------------
 
@@ -384,29 +356,7 @@ class Driver:
 
     async def _invoke(self, instruction: CallFunction) -> None:
         """Calls a function in a thread; always ends with an event for the state."""
-        function, invocation_id = instruction.function, instruction.invocation_id
-        if self.functions is None:
-            self.functions = ThreadPoolExecutor(MAX_FUNCTIONS, f"{self.run_id}-function")
-        loop = asyncio.get_running_loop()
-        event: Event
-        try:
-            work = functools.partial(function.call, *instruction.args)
-            text = await loop.run_in_executor(self.functions, work)
-            if isinstance(text, str):
-                event = FunctionReturned(invocation_id=invocation_id, text=text)
-            else:
-                kind = type(text).__name__
-                message = f"function {function.name} returned a {kind}; return a str"
-                event = FunctionFailed(
-                    invocation_id=invocation_id, code="wrong_type", message=message
-                )
-        except Exception as error:
-            log.info("%s: function %s raised", self.run_id, function.name, exc_info=True)
-            message = f"function {function.name} raised {type(error).__name__}: {error}"
-            event = FunctionFailed(
-                invocation_id=invocation_id, code="function_failed", message=message
-            )
-        self.inbox.put_nowait(event)
+        self.inbox.put_nowait(await self.functions.call(instruction))
 
 
 def _served(call: Call, token_ids: tuple[int, ...], output: CachedOutput) -> CallServed:

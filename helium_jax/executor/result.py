@@ -180,7 +180,7 @@ class RunResult:
     @property
     def is_partial(self) -> bool:
         """Whether some row lacks an output."""
-        return any(row.errors for row in self.rows)
+        return any(None in row.outputs.values() for row in self.rows)
 
 
 def summarize(

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from helium_jax.executor.codec import TextCodec
 from helium_jax.executor.driver import Driver, RunEvent
 from helium_jax.executor.fair_gate import FairGate
+from helium_jax.executor.hints import Hints
 from helium_jax.executor.options import RunOptions
 from helium_jax.executor.output_cache import OutputCache
 from helium_jax.executor.policy import dispatch_setting
@@ -156,6 +157,7 @@ class Session:
             clock=self._clock,
             sleep=self._sleep,
             started=started,
+            hints=Hints(generator=self._resources.generator, cache_salt=options.cache_salt),
             warmer=make_warmer(prepared, self._resources.generator, options),
         )
         if control is not None:
