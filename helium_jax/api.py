@@ -16,7 +16,7 @@ from helium_jax.errors import RequestError
 from helium_jax.executor import RunEvent, RunOptions, RunResult, Session
 from helium_jax.executor.policy import dispatch_setting
 from helium_jax.explain import Report, analyze_plan, explain_plan
-from helium_jax.plan import Plan, Value, load_plan
+from helium_jax.plan import Plan, PlanBuilder, Value, load_plan
 from helium_jax.runtime import Runtime, open_runtime, open_session
 from helium_jax.text.answer import stream_answer
 from helium_jax.types import (
@@ -387,6 +387,9 @@ class LM:
             self._wait(generator.aclose())
 
     def _stop_events(self) -> None:
+        # Files are read and written in threads of the loop's own pool, which outlives it otherwise.
+        ending = self._events.shutdown_default_executor()
+        asyncio.run_coroutine_threadsafe(ending, self._events).result()
         self._events.call_soon_threadsafe(self._events.stop)
         self._thread.join()
         self._events.close()
@@ -414,4 +417,9 @@ def load(
 
 
 def _plan_of(plan: Plan | str | Path) -> Plan:
-    return plan if isinstance(plan, Plan) else load_plan(Path(plan))[0]
+    if isinstance(plan, Plan):
+        return plan
+    if not isinstance(plan, str | Path):
+        hint = "call build() first" if isinstance(plan, PlanBuilder) else "give a Plan or a file"
+        raise RequestError(f"a {type(plan).__name__} is no plan; {hint}")
+    return load_plan(Path(plan))[0]

@@ -56,3 +56,7 @@ def test_loading_the_python_face_touches_no_device():
         "assert not xla_bridge._backends, xla_bridge._backends\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_names_are_offered_before_they_are_used():
+    assert set(PUBLIC) <= set(dir(helium_jax))

@@ -1,0 +1,94 @@
+"""The Python face, with the built-in model."""
+
+import threading
+
+import pytest
+
+import helium_jax
+from helium_jax.errors import RequestError
+
+CONFIG = helium_jax.EngineConfig(
+    page_size=16, num_pages=128, max_num_seqs=4, max_num_batched_tokens=16, max_model_len=256
+)
+ROWS = [{"topic": "rivers"}, {"topic": "hills"}]
+
+
+@pytest.fixture(scope="module")
+def lm(tmp_path_factory):
+    with helium_jax.load(config=CONFIG, state_dir=tmp_path_factory.mktemp("state")) as lm:
+        yield lm
+
+
+def refine():
+    builder = helium_jax.PlanBuilder("refine")
+    topic = builder.input("topic")
+    first = builder.chat(user="Write about " + topic, max_tokens=6)
+    better = builder.loop(
+        carry={"draft": first},
+        count=2,
+        body=lambda b, draft: {"draft": b.chat(user="Improve: " + draft, max_tokens=6)},
+    )
+    builder.output("text", better)
+    return builder
+
+
+def test_a_batch_gives_what_single_calls_give(lm):
+    prompts = ["One", "Two", "Three"]
+    singles = [lm.generate(prompt, max_tokens=4).text for prompt in prompts]
+    assert [answer.text for answer in lm.generate_batch(prompts, max_tokens=4)] == singles
+
+
+def test_pieces_of_a_stream_make_the_answer(lm):
+    messages = [{"role": "user", "content": "Hello"}]
+    whole = lm.chat(messages, max_tokens=6)
+    assert "".join(lm.stream_chat(messages, max_tokens=6)) == whole.text
+    assert whole.usage.completion_tokens == len(whole.token_ids)
+
+
+def test_a_stream_that_is_left_early_frees_its_pages(lm):
+    pieces = lm.stream("Count: 1 2 3", max_tokens=100, ignore_eos=True)
+    next(pieces)
+    pieces.close()
+    lm.generate("and on", max_tokens=1)
+    assert lm.statistics().num_running == 0
+
+
+def test_a_plan_is_explained_run_and_then_served_from_the_cache(lm):
+    plan = refine().build()
+    before = lm.statistics().num_prefill_tokens
+    assert lm.explain(plan, ROWS).result is None
+    assert lm.statistics().num_prefill_tokens == before
+    first = lm.run(plan, ROWS)
+    assert first.status == "completed"
+    report = lm.analyze(plan, ROWS)
+    assert report.result.statistics.num_calls == 0
+    assert [row.outputs for row in report.result.rows] == [row.outputs for row in first.rows]
+    assert "Execution:" in helium_jax.explain_stages(report)
+    naive = lm.run(plan, ROWS, options=helium_jax.NAIVE)
+    assert [row.outputs for row in naive.rows] == [row.outputs for row in first.rows]
+    assert naive.statistics.num_calls == 6
+
+
+def test_what_is_no_plan_is_refused_with_a_hint(lm):
+    with pytest.raises(RequestError, match=r"a PlanBuilder is no plan; call build\(\) first"):
+        lm.run(refine(), ROWS)
+    with pytest.raises(RequestError, match="a dict is no plan; give a Plan or a file"):
+        lm.run({"ops": {}}, ROWS)
+
+
+def test_a_closed_model_leaves_no_thread_and_says_so():
+    before = set(threading.enumerate())
+    lm = helium_jax.load(config=CONFIG)
+    lm.close()
+    lm.close()
+    assert set(threading.enumerate()) <= before
+    with pytest.raises(RequestError, match="closed; load it again"):
+        lm.generate("x")
+
+
+def test_several_workers_give_the_same_answers(lm):
+    plan = refine().build()
+    alone = lm.run(plan, ROWS)
+    with helium_jax.load(config=CONFIG, num_workers=2) as pool:
+        together = pool.run(plan, ROWS)
+    assert [row.outputs for row in together.rows] == [row.outputs for row in alone.rows]
