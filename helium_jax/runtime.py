@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import jax
 
@@ -55,9 +56,19 @@ class Runtime:
     text: TextModel
 
 
+class Speaks(Protocol):
+    """What a session needs of a runtime; `Runtime` is one."""
+
+    @property
+    def generator(self) -> Generator: ...
+
+    @property
+    def text(self) -> TextModel: ...
+
+
 @contextlib.asynccontextmanager
 async def open_session(
-    runtime: Runtime,
+    runtime: Speaks,
     state_dir: Path | None = None,
     *,
     output_cache_bytes: int = DEFAULT_MAX_BYTES,

@@ -1,18 +1,39 @@
 """Puts the server together: one table of routes, from which /openapi.json is written too."""
 
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 
 from aiohttp import web
 from msgspec import Struct
 
-from helium_jax.server import health, models, openai
+from helium_jax.runtime import open_session
+from helium_jax.server import cache, health, models, openai, plans, run_stream, runs
 from helium_jax.server.bodies import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 from helium_jax.server.config import ServerConfig
 from helium_jax.server.middleware import Handler, answer_every_request
 from helium_jax.server.openapi import Operation, describe
+from helium_jax.server.plan_bodies import (
+    CancelBody,
+    ExplainBody,
+    PlanBody,
+    ResetBody,
+    RunBody,
+    WarmBody,
+)
+from helium_jax.server.plan_replies import (
+    CacheReply,
+    DeletedReply,
+    PinList,
+    PlanList,
+    PlanReply,
+    ResetReply,
+    RunEventReply,
+    RunList,
+    RunReply,
+    WarmReply,
+)
 from helium_jax.server.replies import (
     ChatChunk,
     ChatReply,
@@ -22,10 +43,12 @@ from helium_jax.server.replies import (
     ModelList,
     TokenizeReply,
 )
+from helium_jax.server.run_service import RunService
 from helium_jax.server.state import (
     CLOCK,
     CONFIG,
     METRICS,
+    RUNS,
     RUNTIME,
     STARTED_UNIX,
     STATE,
@@ -51,11 +74,18 @@ def _post(
     handler: Handler,
     *,
     body: type[Struct],
-    reply: type[Struct],
+    reply: type[Struct] | None = None,
     streams: type[Struct] | None = None,
+    may_lack_body: bool = False,
 ) -> Route:
     operation = Operation(
-        method="post", path=path, summary=summary, body=body, reply=reply, streams=streams
+        method="post",
+        path=path,
+        summary=summary,
+        body=body,
+        reply=reply,
+        streams=streams,
+        may_lack_body=may_lack_body,
     )
     return Route(operation=operation, handler=handler)
 
@@ -66,9 +96,17 @@ def _get(
     handler: Handler,
     *,
     reply: type[Struct] | None = None,
+    streams: type[Struct] | None = None,
     is_open: bool = False,
 ) -> Route:
-    operation = Operation(method="get", path=path, summary=summary, reply=reply, is_open=is_open)
+    operation = Operation(
+        method="get", path=path, summary=summary, reply=reply, streams=streams, is_open=is_open
+    )
+    return Route(operation=operation, handler=handler)
+
+
+def _delete(path: str, summary: str, handler: Handler) -> Route:
+    operation = Operation(method="delete", path=path, summary=summary, reply=DeletedReply)
     return Route(operation=operation, handler=handler)
 
 
@@ -116,6 +154,51 @@ ROUTES = (
         body=DetokenizeBody,
         reply=DetokenizeReply,
     ),
+    _post("/v1/plans", "Register a plan", plans.post_plan, body=PlanBody, reply=PlanReply),
+    _get("/v1/plans", "Registered plans", plans.get_plans, reply=PlanList),
+    _get("/v1/plans/schema", "JSON Schema of plans", plans.get_schema),
+    _post("/v1/plans/explain", "Explain a plan", plans.post_explain, body=ExplainBody),
+    _get("/v1/plans/{plan_id}", "One plan", plans.get_plan, reply=PlanReply),
+    _post(
+        "/v1/runs",
+        "Run a plan",
+        runs.post_run,
+        body=RunBody,
+        reply=RunReply,
+        streams=RunEventReply,
+    ),
+    _get("/v1/runs", "Runs", runs.get_runs, reply=RunList),
+    _get("/v1/runs/{run_id}", "One run", runs.get_run, reply=RunReply),
+    _delete("/v1/runs/{run_id}", "Forget a run", runs.delete_run),
+    _get(
+        "/v1/runs/{run_id}/events",
+        "What happens in a run",
+        run_stream.get_events,
+        streams=RunEventReply,
+    ),
+    _get("/v1/runs/{run_id}/outputs", "Finished rows as JSON lines", runs.get_outputs),
+    _get("/v1/runs/{run_id}/explain", "EXPLAIN, and ANALYZE, of a run", runs.get_explain),
+    _get("/v1/runs/{run_id}/timeline.svg", "Calls over time", runs.get_timeline),
+    _post(
+        "/v1/runs/{run_id}/cancel",
+        "Cancel a run",
+        runs.post_cancel,
+        body=CancelBody,
+        reply=RunReply,
+        may_lack_body=True,
+    ),
+    _get("/v1/cache", "What is cached", cache.get_cache, reply=CacheReply),
+    _post("/v1/cache/warm", "Compute KV ahead", cache.post_warm, body=WarmBody, reply=WarmReply),
+    _get("/v1/cache/pins", "Pins", cache.get_pins, reply=PinList),
+    _delete("/v1/cache/pins/{pin_id}", "Give a pin back", cache.delete_pin),
+    _post(
+        "/v1/cache/reset",
+        "Empty the caches",
+        cache.post_reset,
+        body=ResetBody,
+        reply=ResetReply,
+        may_lack_body=True,
+    ),
     _get("/health", "Ready for work", health.get_ready),
     _get("/health/ready", "Ready for work", health.get_ready),
     _get("/health/live", "The process answers", health.get_live, is_open=True),
@@ -145,9 +228,25 @@ def make_app(
     app[STARTED_UNIX] = int(time.time())
     metrics = app[METRICS] = Metrics(model_name=runtime.generator.info.name)
     metrics.add_source(lambda: health.read_engines(runtime.generator))
+    service = app[RUNS] = RunService(config, metrics, working=app[STATE].working)
+
+    async def keep_session(app: web.Application) -> AsyncIterator[None]:
+        async with open_session(runtime, config.state_dir) as session:
+            service.open(session)
+            try:
+                yield
+            finally:
+                await service.close()
+
+    app.cleanup_ctx.append(keep_session)
     for route in ROUTES:
-        add = app.router.add_get if route.operation.method == "get" else app.router.add_post
-        add(route.operation.path, route.handler, expect_handler=_expect)
+        method = route.operation.method.upper()
+        if method == "GET":
+            app.router.add_get(route.operation.path, route.handler, expect_handler=_expect)
+        else:
+            app.router.add_route(
+                method, route.operation.path, route.handler, expect_handler=_expect
+            )
     return app
 
 

@@ -1,6 +1,7 @@
 """What the server may be told, and the one table of caps that are checked before any work."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,17 @@ class Limits:
         template_kwargs: most variables for the chat template; a text among them has at most
             `stop_chars` characters.
         json_depth: deepest nesting of a body.
+        plan_bytes: longest plan, as canonical JSON.
+        plans: registered plans of one key; the one that was not used for longest leaves.
+        run_rows: most rows of one run.
+        run_timeout_s: longest timeout that a request may ask for; longer ones are cut to it.
+        runs_running: runs that use the engine side by side.
+        runs_queued: runs that wait for a place; more are answered 429.
+        runs_kept: finished runs that can still be asked for; the oldest leave.
+        runs_bytes: of inputs, outputs and events of finished runs that are kept, all together.
+        run_events: events of one run that are kept.
+        pins: pinned prefixes of one key.
+        pin_ttl_s: longest time of a pin; longer wishes are cut to it.
     """
 
     body_bytes: int = 32 * 1024 * 1024
@@ -39,6 +51,17 @@ class Limits:
     salt_chars: int = 256
     template_kwargs: int = 32
     json_depth: int = 64
+    plan_bytes: int = 4 * 1024 * 1024
+    plans: int = 1000
+    run_rows: int = 100_000
+    run_timeout_s: float = 24 * 3600.0
+    runs_running: int = 8
+    runs_queued: int = 64
+    runs_kept: int = 256
+    runs_bytes: int = 256 * 1024 * 1024
+    run_events: int = 10_000
+    pins: int = 64
+    pin_ttl_s: float = 7 * 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +72,9 @@ class ServerConfig:
         host: address to bind.
         port: 0 takes a free one.
         api_keys: keys that let a client in; none: everybody may come in.
+        admin_keys: keys among or besides those that may empty the caches; none: every key may.
+        state_dir: a folder where outputs, profiles and background runs outlive the process; None
+            keeps them in memory.
         served_names: names by which clients may ask for the model besides its own.
         strict: unknown fields of a body are an error instead of a warning.
         limits: caps on one request.
@@ -66,6 +92,8 @@ class ServerConfig:
     host: str = "127.0.0.1"
     port: int = 8000
     api_keys: tuple[str, ...] = field(default=(), repr=False)
+    admin_keys: tuple[str, ...] = field(default=(), repr=False)
+    state_dir: Path | None = None
     served_names: tuple[str, ...] = ()
     strict: bool = False
     limits: Limits = Limits()

@@ -39,6 +39,24 @@ class NotFoundError(RequestError):
     code = "not_found"
 
 
+class ForbiddenError(RequestError):
+    """The key is known, but this takes another one."""
+
+    code = "forbidden"
+
+
+class ConflictError(RequestError):
+    """The thing is not in a state in which this can be done."""
+
+    code = "conflict"
+
+
+class GoneError(RequestError):
+    """What was asked for is not kept any more."""
+
+    code = "gone"
+
+
 class MethodNotAllowedError(RequestError):
     """The path exists, but not with this method."""
 
@@ -72,9 +90,12 @@ class UnavailableError(CapacityError):
 # First match counts: subclasses before their parents.
 STATUS_BY_ERROR: tuple[tuple[type[HeliumError], int, str], ...] = (
     (UnauthorizedError, 401, "authentication_error"),
+    (ForbiddenError, 403, "permission_error"),
     (NotFoundError, 404, "invalid_request_error"),
     (MethodNotAllowedError, 405, "invalid_request_error"),
     (BodyTimeoutError, 408, "invalid_request_error"),
+    (ConflictError, 409, "invalid_request_error"),
+    (GoneError, 410, "invalid_request_error"),
     (TooLargeError, 413, "invalid_request_error"),
     (MediaTypeError, 415, "invalid_request_error"),
     (RequestError, 400, "invalid_request_error"),

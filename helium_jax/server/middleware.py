@@ -21,7 +21,7 @@ from helium_jax.server.errors import (
     status_of,
 )
 from helium_jax.server.listener import new_request_id
-from helium_jax.server.state import CLOCK, CONFIG, METRICS, REQUEST_ID, STATE, TENANT
+from helium_jax.server.state import CLOCK, CONFIG, IS_ADMIN, METRICS, REQUEST_ID, STATE, TENANT
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ async def answer_every_request(request: web.Request, handler: Handler) -> web.St
     request_id = _request_id(request)
     request[REQUEST_ID] = request_id
     try:
-        request[TENANT] = _authenticate(request, request.app[CONFIG])
+        request[TENANT], request[IS_ADMIN] = _authenticate(request, request.app[CONFIG])
         response = await handler(request)
     except HeliumError as error:
         response = error_response(error, request_id)
@@ -99,22 +99,24 @@ def _request_id(request: web.Request) -> str:
     return given if _GOOD_ID.fullmatch(given) else new_request_id()
 
 
-def _authenticate(request: web.Request, config: ServerConfig) -> str:
-    """Who asks: a digest of the key, "" on a server without keys.
+def _authenticate(request: web.Request, config: ServerConfig) -> tuple[str, bool]:
+    """Who asks: a digest of the key, "" on a server without keys; and whether it is an admin.
 
     The key is compared with every configured one in constant time, also after a match.
     """
-    if not config.api_keys or request.path in OPEN_PATHS:
-        return ""
+    keys = (*config.api_keys, *config.admin_keys)
+    if not keys or request.path in OPEN_PATHS:
+        return "", not keys
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     offered = token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
     offered_bytes = offered.encode("utf-8", "surrogateescape")
-    matches = [hmac.compare_digest(offered_bytes, key.encode()) for key in config.api_keys]
+    matches = [hmac.compare_digest(offered_bytes, key.encode()) for key in keys]
     if not offered or not any(matches):
         raise UnauthorizedError(
             "a valid API key is needed: send Authorization: Bearer <key> or x-api-key: <key>"
         )
-    return hashlib.blake2b(offered_bytes, person=b"helium-tenant", digest_size=16).hexdigest()
+    tenant = hashlib.blake2b(offered_bytes, person=b"helium-tenant", digest_size=16).hexdigest()
+    return tenant, not config.admin_keys or any(matches[len(config.api_keys) :])
 
 
 def _from_aiohttp(error: web.HTTPException, request: web.Request) -> HeliumError:

@@ -14,13 +14,14 @@ class Operation:
     """One route as the description has it.
 
     Attributes:
-        method: "get" or "post".
+        method: "get", "post" or "delete".
         path: aiohttp's pattern, whose `{name}` are OpenAPI's too.
         summary: one line.
         body: type of the JSON body, if it takes one.
         reply: type of the 200 answer; None when it is no JSON of ours.
         streams: the answer may also be text/event-stream of this type.
         is_open: needs no key.
+        may_lack_body: the body may be left out.
     """
 
     method: str
@@ -30,6 +31,7 @@ class Operation:
     reply: type[msgspec.Struct] | None = None
     streams: type[msgspec.Struct] | None = None
     is_open: bool = False
+    may_lack_body: bool = False
 
 
 def describe(operations: Sequence[Operation], *, version: str) -> dict[str, Any]:
@@ -91,7 +93,7 @@ def _describe_one(
         ]
     if operation.body is not None:
         described["requestBody"] = {
-            "required": True,
+            "required": not operation.may_lack_body,
             "content": {"application/json": {"schema": refs[operation.body]}},
         }
     return described

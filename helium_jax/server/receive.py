@@ -21,8 +21,8 @@ from helium_jax.server.strict_json import parse_json
 T = TypeVar("T", bound=msgspec.Struct)
 
 
-async def receive_object(request: web.Request) -> dict[str, Any]:
-    """Reads the body and decodes it.
+async def receive_object(request: web.Request, *, unique_keys: bool = False) -> dict[str, Any]:
+    """Reads the body and decodes it; with `unique_keys` no key may appear twice in an object.
 
     A missing Content-Type is fine if the body parses. `text/plain` is refused: a browser sends
     it across origins without asking.
@@ -49,7 +49,7 @@ async def receive_object(request: web.Request) -> dict[str, Any]:
         raise BodyTimeoutError(
             f"the body did not arrive within {config.body_timeout_s:g} s"
         ) from None
-    value = parse_json(data, max_depth=config.limits.json_depth)
+    value = parse_json(data, max_depth=config.limits.json_depth, unique_keys=unique_keys)
     if not isinstance(value, dict):
         raise RequestError('the body must be a JSON object, such as {"model": ...}')
     return value

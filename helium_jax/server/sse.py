@@ -42,6 +42,11 @@ class EventStream:
         """Sends one event; `value` is a msgspec type or plain JSON."""
         await self._write(b"data: " + msgspec.json.encode(value) + b"\n\n")
 
+    async def send_event(self, event_id: str, type_: str, data: bytes) -> None:
+        """Sends one event under a name and an id that a client may come back with."""
+        head = f"id: {event_id}\nevent: {type_}\ndata: ".encode()
+        await self._write(head + data + b"\n\n")
+
     async def ping(self) -> None:
         """Sends a comment, which clients skip."""
         await self._write(PING)
@@ -49,6 +54,10 @@ class EventStream:
     async def finish(self) -> None:
         """Ends the stream as complete."""
         await self._write(DONE)
+        await self.response.write_eof()
+
+    async def end(self) -> None:
+        """Ends a stream whose last event says that it is complete."""
         await self.response.write_eof()
 
     async def fail(self, error: HeliumError) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from aiohttp import web
 
@@ -11,6 +11,9 @@ from helium_jax.server.config import ServerConfig
 from helium_jax.telemetry.metrics import Metrics
 from helium_jax.text import TextModel
 from helium_jax.types import Generator
+
+if TYPE_CHECKING:
+    from helium_jax.server.run_service import RunService
 
 
 class Runtime(Protocol):
@@ -52,7 +55,9 @@ RUNTIME = web.AppKey("runtime", Runtime)
 CONFIG = web.AppKey("config", ServerConfig)
 STATE = web.AppKey("state", ServerState)
 METRICS = web.AppKey("metrics", Metrics)
+RUNS: web.AppKey["RunService"] = web.AppKey("runs")
 STARTED_UNIX = web.AppKey("started_unix", int)
 CLOCK: web.AppKey[Callable[[], float]] = web.AppKey("clock")
 REQUEST_ID = web.RequestKey("request_id", str)
+IS_ADMIN = web.RequestKey("is_admin", bool)
 TENANT = web.RequestKey("tenant", str)

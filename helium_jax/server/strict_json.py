@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from helium_jax.server.errors import InvalidJsonError
@@ -17,13 +18,13 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _LONG_INTEGER = re.compile(r"-?[0-9]{4301,}")  # Python's own limit is 4300
 
 
-def parse_json(data: bytes, *, max_depth: int) -> Any:
+def parse_json(data: bytes, *, max_depth: int, unique_keys: bool = False) -> Any:
     """Decodes a body.
 
     Refused: invalid UTF-8, lone surrogates, NaN and infinities (also `1e999`), integers of more
     digits than Python reads (4300), nesting deeper than `max_depth`, duplicates among
-    SECURITY_KEYS (of other duplicates the last wins). Control characters in strings arrive
-    escaped and are kept.
+    SECURITY_KEYS (of other duplicates the last wins), or with `unique_keys` any duplicates.
+    Control characters in strings arrive escaped and are kept.
 
     Raises:
         InvalidJsonError: with the byte position.
@@ -36,7 +37,7 @@ def parse_json(data: bytes, *, max_depth: int) -> Any:
     try:
         value = json.loads(
             text,
-            object_pairs_hook=_unique,
+            object_pairs_hook=_all_unique if unique_keys else _unique,
             parse_constant=_constant,
             parse_float=_float,
         )
@@ -68,13 +69,22 @@ def _refuse(why: str, position: int) -> NoReturn:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return _check_unique(pairs, lambda key: key in SECURITY_KEYS)
+
+
+def _all_unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return _check_unique(pairs, lambda key: True)
+
+
+def _check_unique(pairs: list[tuple[str, Any]], matters: Callable[[str], bool]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
         seen: set[str] = set()
         for key, _ in pairs:
-            if key in seen and key in SECURITY_KEYS:
-                pattern = re.compile(rf'(?P<hit>"{key}")')
-                raise _Refused(f"the key {key!r} appears twice in one object", pattern, f'"{key}"')
+            if key in seen and matters(key):
+                pattern = re.compile(rf'(?P<hit>"{re.escape(key)}")')
+                message = f"the key {key[:64]!r} appears twice in one object"
+                raise _Refused(message, pattern, f'"{key}"')
             seen.add(key)
     return value
 

@@ -45,12 +45,20 @@ COUNTERS = {
     "request_success_total": ("Sequences that finished", ("finished_reason",)),
     "requests_cancelled_total": ("Requests whose client went away", ()),
     "http_requests_total": ("HTTP requests answered", ("route", "status")),
+    "runs_total": ("Runs that came to an end", ("state",)),
+    "run_rows_total": ("Rows of runs that came to an end", ("outcome",)),
+    "run_calls_total": ("Calls of runs that reached the engine", ()),
+    "run_prompt_tokens_total": ("Prompt tokens of runs, by where they came from", ("source",)),
+    "result_cache_hits_total": ("Calls of runs whose answer was there already", ()),
+    "tokens_precomputed_total": ("Prompt tokens computed ahead of the calls of runs", ()),
 }
-HISTOGRAMS = {
-    "time_to_first_token_seconds": ("From the request's arrival to its first token", _LATENCY),
-    "inter_token_latency_seconds": ("Between a sequence's tokens", _PER_TOKEN),
-    "e2e_request_latency_seconds": ("From the request's arrival to its last token", _LATENCY),
-    "request_decode_time_seconds": ("From the first to the last token", _LATENCY),
+HISTOGRAMS: Mapping[str, tuple[str, tuple[float, ...], tuple[str, ...]]] = {
+    "time_to_first_token_seconds": ("From the request's arrival to its first token", _LATENCY, ()),
+    "inter_token_latency_seconds": ("Between a sequence's tokens", _PER_TOKEN, ()),
+    "e2e_request_latency_seconds": ("From the request's arrival to its last token", _LATENCY, ()),
+    "request_decode_time_seconds": ("From the first to the last token", _LATENCY, ()),
+    "op_seconds": ("Of a run's call, from its submission to its end", _LATENCY, ("op_type",)),
+    "plan_seconds": ("Of a run: planning, precompute, and all of it", _LATENCY, ("phase",)),
 }
 # What means the same here and there. request_queue_time and request_prefill_time are absent:
 # the waist does not tell when a request left the queue.
@@ -90,8 +98,8 @@ class Metrics:
             for name, (text, labels) in COUNTERS.items()
         }
         self._histograms = {
-            name: Histogram(f"helium:{name}", text, buckets=buckets, registry=own)
-            for name, (text, buckets) in HISTOGRAMS.items()
+            name: Histogram(f"helium:{name}", text, labels, buckets=buckets, registry=own)
+            for name, (text, buckets, labels) in HISTOGRAMS.items()
         }
         self.registry.register(_Collector(own, self._sources, model_name))  # type: ignore[arg-type]
 
@@ -100,9 +108,10 @@ class Metrics:
         counter = self._counters[name]
         (counter.labels(**labels) if labels else counter).inc(amount)
 
-    def observe(self, name: str, value: float) -> None:
+    def observe(self, name: str, value: float, **labels: str) -> None:
         """Adds one observation to a histogram of HISTOGRAMS."""
-        self._histograms[name].observe(value)
+        histogram = self._histograms[name]
+        (histogram.labels(**labels) if labels else histogram).observe(value)
 
     def add_source(self, source: Callable[[], Iterable[Reading]]) -> None:
         """Reads further numbers from `source` whenever the metrics are asked for."""

@@ -1,0 +1,103 @@
+"""POST and GET /v1/plans, its schema, and EXPLAIN, which runs nothing."""
+
+import msgspec
+from aiohttp import web
+
+from helium_jax.executor.policy import dispatch_setting
+from helium_jax.explain import (
+    Report,
+    draw_dot,
+    draw_mermaid,
+    explain_document,
+    explain_plan,
+    explain_stages,
+)
+from helium_jax.server.openai import working
+from helium_jax.server.plan_bodies import ExplainBody, PlanBody
+from helium_jax.server.plan_replies import PlanList
+from helium_jax.server.plan_request import check_plan_fields, find_plan, make_job
+from helium_jax.server.plan_schema import plan_schema
+from helium_jax.server.receive import finish_reading, parse_body, receive_object
+from helium_jax.server.state import CONFIG, RUNS, TENANT
+
+FORMATS = ("text", "json", "mermaid", "dot")
+
+
+async def post_plan(request: web.Request) -> web.Response:
+    """Validates and registers a plan; a second time the same plan is the same."""
+    with working(request):
+        raw = await receive_object(request, unique_keys=True)
+        body, found = parse_body(PlanBody, raw)
+        warnings = finish_reading(found, strict=request.app[CONFIG].strict)
+        assert body is not None, "a body that cannot be read has problems"
+        known = await find_plan(request, body.plan, None)
+        reply = msgspec.to_builtins(known.describe(whole=True))
+        reply["warnings"] += [
+            {"param": "", "message": text, "code": "unknown_field"} for text in warnings
+        ]
+        return json_response(reply)
+
+
+async def get_plans(request: web.Request) -> web.Response:
+    """The plans of the asking key."""
+    plans = request.app[RUNS].plans.list(request[TENANT])
+    return json_response(PlanList(data=[known.describe(whole=False) for known in plans]))
+
+
+async def get_plan(request: web.Request) -> web.Response:
+    """One plan with its document."""
+    plans = request.app[RUNS].plans
+    known = plans.get(request[TENANT], request.match_info["plan_id"])
+    return json_response(known.describe(whole=True))
+
+
+async def get_schema(request: web.Request) -> web.Response:
+    """The JSON Schema of plan files."""
+    return web.Response(
+        body=msgspec.json.encode(plan_schema()), content_type="application/schema+json"
+    )
+
+
+async def post_explain(request: web.Request) -> web.Response:
+    """How a plan would run: calls no model, compiles nothing, changes no cache."""
+    with working(request):
+        config, session = request.app[CONFIG], request.app[RUNS].session
+        raw = await receive_object(request, unique_keys=True)
+        body, found = parse_body(ExplainBody, raw)
+        if body is not None:
+            check_plan_fields(body, config.limits, found)
+        finish_reading(found, strict=config.strict)
+        assert body is not None, "a body that cannot be read has problems"
+        job = await make_job(request, body, {}, may_lack_rows=True)
+        report = await explain_plan(
+            job.plan,
+            job.rows,
+            model=session.generator.info,
+            setting=dispatch_setting(session.generator, job.options),
+            codec=session.codec,
+            params=job.params,
+            options=job.options,
+            output_cache=session.output_cache,
+            profile=await request.app[RUNS].profile_of(request[TENANT], job.known),
+        )
+        return report_response(report, body.format or "text")
+
+
+def report_response(report: Report, form: str) -> web.Response:
+    """A report in one of FORMATS."""
+    match form:
+        case "json":
+            return json_response(explain_document(report))
+        case "mermaid":
+            return web.Response(text=draw_mermaid(report))
+        case "dot":
+            return web.Response(text=draw_dot(report))
+        case _:
+            return web.Response(text=explain_stages(report) + "\n")
+
+
+def json_response(value: object, *, status: int = 200) -> web.Response:
+    """A msgspec type or plain JSON as an answer."""
+    return web.Response(
+        body=msgspec.json.encode(value), content_type="application/json", status=status
+    )

@@ -1,0 +1,211 @@
+"""A run's events as clients see them: numbered, bounded, and waited for."""
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from helium_jax.errors import RequestError
+from helium_jax.executor.events import (
+    OpCompleted,
+    OpProgress,
+    OpRow,
+    OpStarted,
+    Progress,
+    RowCompleted,
+)
+from helium_jax.executor.result import OperatorStatistics, RowError, RowResult
+from helium_jax.server.errors import GoneError
+from helium_jax.server.plan_replies import RowErrorReply, RowReply
+
+PROGRESS_INTERVAL_MS = 200.0  # between two op.progress of one operator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredEvent:
+    """One event, ready to be sent.
+
+    Attributes:
+        attempt: of the run, from 1.
+        number: within the attempt, from 0.
+        type: such as "op.row".
+        data: the whole event as JSON.
+    """
+
+    attempt: int
+    number: int
+    type: str
+    data: bytes
+
+    @property
+    def id(self) -> str:
+        """What Last-Event-ID takes."""
+        return f"{self.attempt}.{self.number}"
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Orders events."""
+        return self.attempt, self.number
+
+
+class EventLog:
+    """The latest events of one run; the oldest leave when there are too many."""
+
+    def __init__(self, run_id: str, *, max_events: int) -> None:
+        self._run_id = run_id
+        self._events: deque[StoredEvent] = deque(maxlen=max_events)
+        self._changed = asyncio.Event()
+        self._attempt = 1
+        self._number = 0
+        self._forgotten = (0, -1)  # place of the last event that left
+        self.num_bytes = 0
+
+    def begin(self, attempt: int) -> None:
+        """Numbers what follows as another attempt's."""
+        self._attempt, self._number = attempt, 0
+
+    def append(self, type_: str, t_ms: float, fields: Mapping[str, object]) -> None:
+        """Adds an event and wakes who waits."""
+        number = self._number
+        self._number += 1
+        data = msgspec.json.encode(
+            {
+                "id": f"{self._attempt}.{number}",
+                "sequence_number": number,
+                "run_id": self._run_id,
+                "t_ms": round(t_ms, 3),
+                "type": type_,
+                **fields,
+            }
+        )
+        if len(self._events) == self._events.maxlen:
+            oldest = self._events[0]
+            self._forgotten = oldest.place
+            self.num_bytes -= len(oldest.data)
+        self._events.append(
+            StoredEvent(attempt=self._attempt, number=number, type=type_, data=data)
+        )
+        self.num_bytes += len(data)
+        self.wake()
+
+    def wake(self) -> None:
+        """Lets everybody who waits look again."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def after(self, place: tuple[int, int] | None) -> list[StoredEvent]:
+        """Every event behind a place, or all that are kept.
+
+        Raises:
+            GoneError: some of them are no longer kept.
+        """
+        if place is None:
+            return [*self._events]
+        if place < self._forgotten:
+            first = self._events[0].id
+            raise GoneError(
+                f"the events after {place[0]}.{place[1]} are not kept any more; the oldest is "
+                f"{first}: read the run and its outputs, and ask without Last-Event-ID"
+            )
+        return [event for event in self._events if event.place > place]
+
+    async def wait(self, place: tuple[int, int] | None, timeout_s: float) -> bool:
+        """Whether there is news behind a place; False after a while without any."""
+        if self._events and (place is None or self._events[-1].place > place):
+            return True
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+def parse_event_id(source: str | None) -> tuple[int, int] | None:
+    """The place that a Last-Event-ID names.
+
+    Raises:
+        RequestError: it is none of ours.
+    """
+    if not source:
+        return None
+    attempt, dot, number = source.partition(".")
+    parts = (attempt, number)
+    if not dot or not all(p.isascii() and p.isdecimal() and len(p) <= 15 for p in parts):
+        raise RequestError(
+            "Last-Event-ID must be the id of an event of this run, such as 1.17",
+            param="Last-Event-ID",
+        )
+    return int(attempt), int(number)
+
+
+class ProgressFilter:
+    """Lets an operator's op.progress through only so often: they come with every token."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, float] = {}
+
+    def passes(self, progress: Progress, t_ms: float) -> bool:
+        """Whether an event of this moment is worth telling."""
+        if not isinstance(progress, OpProgress):
+            return True
+        name = progress.statistics.operator
+        if t_ms - self._last.get(name, -PROGRESS_INTERVAL_MS) < PROGRESS_INTERVAL_MS:
+            return False
+        self._last[name] = t_ms
+        return True
+
+
+def describe_progress(progress: Progress) -> dict[str, object]:
+    """The fields of a run's event besides those that every event has."""
+    match progress:
+        case OpStarted(operator=operator, num_rows=num_rows):
+            return {"operator": operator, "rows": num_rows}
+        case OpProgress(statistics=statistics) | OpCompleted(statistics=statistics):
+            return _describe_statistics(statistics)
+        case OpRow():
+            fields: dict[str, object] = {
+                "operator": progress.operator,
+                "row": progress.row,
+                "from": progress.source,
+            }
+            if progress.index:
+                fields["index"] = progress.index
+            if progress.error is not None:
+                fields["error"] = describe_error(progress.error)
+            return fields
+        case RowCompleted(result=result):
+            return msgspec.to_builtins(describe_row(result))
+        case _:
+            return {}
+
+
+def describe_row(result: RowResult) -> RowReply:
+    """A row as clients see it."""
+    return RowReply(
+        row=result.row,
+        outputs=dict(result.outputs),
+        errors=[describe_error(error) for error in result.errors],
+    )
+
+
+def describe_error(error: RowError) -> RowErrorReply:
+    """A row's error as clients see it."""
+    return RowErrorReply(operator=error.operator, code=error.code, message=error.message)
+
+
+def _describe_statistics(statistics: OperatorStatistics) -> dict[str, object]:
+    return {
+        "operator": statistics.operator,
+        "rows": statistics.num_rows,
+        "done": statistics.num_done,
+        "failed": statistics.num_failed,
+        "calls": statistics.num_calls,
+        "saved_calls": statistics.num_saved_calls,
+        "cached_calls": statistics.num_cached_calls,
+        "prompt_tokens": statistics.prompt_tokens,
+        "kv_cached": statistics.kv_cached,
+        "completion_tokens": statistics.completion_tokens,
+    }

@@ -1,0 +1,46 @@
+"""A run's events as server-sent events; what Last-Event-ID names is not sent again."""
+
+from aiohttp import web
+
+from helium_jax.errors import HeliumError
+from helium_jax.server.run_events import parse_event_id
+from helium_jax.server.run_record import RunRecord
+from helium_jax.server.sse import EventStream
+from helium_jax.server.state import CONFIG, REQUEST_ID, RUNS, TENANT
+
+
+async def get_events(request: web.Request) -> web.StreamResponse:
+    """Every event of a run from its beginning, or from where a client had stopped reading."""
+    record = request.app[RUNS].get(request[TENANT], request.match_info["run_id"])
+    place = parse_event_id(request.headers.get("Last-Event-ID"))
+    if record.is_final and place is not None and not record.events.after(place):
+        return web.Response(status=204)  # tells an EventSource not to come again
+    return await send_events(request, record, place)
+
+
+async def send_events(
+    request: web.Request, record: RunRecord, place: tuple[int, int] | None
+) -> web.StreamResponse:
+    """Sends what comes after `place`, up to and with the event that ends the run.
+
+    Raises:
+        GoneError: some of it is no longer kept; nothing was sent.
+    """
+    config = request.app[CONFIG]
+    stream = EventStream(request, request[REQUEST_ID], config)
+    try:
+        while True:
+            is_final = record.is_final
+            for event in record.events.after(place):
+                await stream.send_event(event.id, event.type, event.data)
+                place = event.place
+            if is_final:
+                await stream.end()
+                return stream.response
+            if not await record.events.wait(place, config.ping_interval_s):
+                await stream.ping()
+    except HeliumError as error:
+        if not stream.has_begun:
+            raise
+        await stream.fail(error)
+        return stream.response

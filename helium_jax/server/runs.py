@@ -1,0 +1,238 @@
+"""POST /v1/runs, and everything about one run but its events."""
+
+import asyncio
+import hashlib
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from helium_jax.errors import RequestError
+from helium_jax.executor.policy import dispatch_setting
+from helium_jax.explain import Report, draw_timeline, explain_plan, make_report
+from helium_jax.server.config import Limits
+from helium_jax.server.errors import ConflictError
+from helium_jax.server.openai import working
+from helium_jax.server.plan_bodies import CancelBody, RunBody
+from helium_jax.server.plan_replies import DeletedReply, RunList
+from helium_jax.server.plan_request import check_plan_fields, make_job
+from helium_jax.server.plans import FORMATS, json_response, report_response
+from helium_jax.server.reading import Findings
+from helium_jax.server.receive import finish_reading, parse_body, receive_object
+from helium_jax.server.run_record import RunRecord
+from helium_jax.server.run_stream import send_events
+from helium_jax.server.state import CONFIG, REQUEST_ID, RUNS, TENANT
+
+MAX_PROMISE_CHARS = 255
+CHUNK_BYTES = 64 * 1024
+
+
+async def post_run(request: web.Request) -> web.StreamResponse:
+    """Runs a plan: answers with its outputs, its events, or at once."""
+    with working(request):
+        config, runs, tenant = request.app[CONFIG], request.app[RUNS], request[TENANT]
+        raw = await receive_object(request, unique_keys=True)
+        body, found = parse_body(RunBody, raw)
+        if body is not None:
+            check_plan_fields(body, config.limits, found)
+            _check_manner(body, found)
+        warnings = finish_reading(found, strict=config.strict)
+        assert body is not None, "a body that cannot be read has problems"
+        promise_key = _promise_key(request)
+        digest = hashlib.blake2b(await request.read()).digest()
+        record = runs.promised(tenant, promise_key, digest)
+        if record is None:
+            wished = _wished_limits(body, config.limits, warnings)
+            job = await make_job(request, body, wished, may_lack_rows=False)
+            record, _ = runs.submit(tenant, job, promise_key=promise_key, digest=digest)
+        if body.background:
+            return json_response(record.describe(warnings=warnings), status=202)
+        try:
+            if body.stream:
+                return await send_events(request, record, None)
+            await record.done.wait()
+        except (asyncio.CancelledError, ConnectionResetError):
+            if body.on_disconnect != "continue":
+                runs.cancel(record)
+            raise
+        return json_response(record.describe(with_outputs=True, warnings=warnings))
+
+
+async def get_runs(request: web.Request) -> web.Response:
+    """The runs of the asking key."""
+    records = request.app[RUNS].list_runs(request[TENANT])
+    return json_response(RunList(data=[record.describe() for record in records]))
+
+
+async def get_run(request: web.Request) -> web.Response:
+    """One run."""
+    return json_response(_find(request).describe())
+
+
+async def get_outputs(request: web.Request) -> web.StreamResponse:
+    """The rows that are finished, one JSON object a line, in the order of the batch."""
+    record = _find(request)
+    rows = [record.rows[row] for row in sorted(record.rows)]
+    response = web.StreamResponse(
+        headers={
+            "Content-Type": "application/jsonl; charset=utf-8",
+            "x-request-id": request[REQUEST_ID],
+        }
+    )
+    await response.prepare(request)
+    chunk = bytearray()
+    for row in rows:
+        chunk += row + b"\n"
+        if len(chunk) >= CHUNK_BYTES:
+            await _write(request, response, chunk)
+            chunk = bytearray()
+    await _write(request, response, chunk)
+    await response.write_eof()
+    return response
+
+
+async def get_explain(request: web.Request) -> web.Response:
+    """EXPLAIN of a run's plan; with `analyze=true` what happened beside what was expected."""
+    record = _find(request)
+    form = _choice(request, "format", FORMATS, "text")
+    is_analysis = _choice(request, "analyze", ("false", "true"), "false") == "true"
+    return report_response(await _explain(request, record, is_analysis), form)
+
+
+async def get_timeline(request: web.Request) -> web.Response:
+    """The calls of a run over time, as a picture."""
+    record = _find(request)
+    result = record.result
+    if result is None:
+        raise _nothing_to_show(record)
+    picture = await asyncio.to_thread(draw_timeline, result.statistics.spans, title=record.id)
+    return web.Response(text=picture, content_type="image/svg+xml")
+
+
+async def post_cancel(request: web.Request) -> web.Response:
+    """Cancels a run, or one row or operator of it; a second time nothing changes."""
+    record = _find(request)
+    body, warnings = CancelBody(), []
+    if request.can_read_body:
+        raw = await receive_object(request)
+        read, found = parse_body(CancelBody, raw)
+        if read is not None:
+            _check_cancel(read, record, found)
+            body = read
+        warnings = finish_reading(found, strict=request.app[CONFIG].strict)
+    if record.is_final and record.state != "cancelled":
+        raise ConflictError(f"the run is {record.state}", code="run_finished")
+    if body.row is not None:
+        record.control.cancel_row(body.row)
+    elif body.operator is not None:
+        record.control.cancel_operator(body.operator)
+    else:
+        request.app[RUNS].cancel(record)
+    return json_response(record.describe(warnings=warnings))
+
+
+async def delete_run(request: web.Request) -> web.Response:
+    """Forgets a run that is over."""
+    record = _find(request)
+    request.app[RUNS].delete(record)
+    return json_response(DeletedReply(id=record.id, object="run"))
+
+
+def _find(request: web.Request) -> RunRecord:
+    return request.app[RUNS].get(request[TENANT], request.match_info["run_id"])
+
+
+def _check_manner(body: RunBody, found: Findings) -> None:
+    if body.stream and body.background:
+        found.add("background", "cannot go with stream; read the events of the run instead")
+    if body.background and body.on_disconnect == "cancel":
+        found.add("on_disconnect", "nobody waits for a run in the background; leave it out")
+
+
+def _check_cancel(body: CancelBody, record: RunRecord, found: Findings) -> None:
+    if body.row is not None and body.operator is not None:
+        found.add("row", "send one of row and operator")
+    if body.row is not None and body.row >= record.job.num_rows:
+        found.add("row", f"{body.row} is not below the run's {record.job.num_rows} rows")
+    names = [op.name for op in record.job.plan.all_ops]
+    if body.operator is not None and body.operator not in names:
+        found.add("operator", f"{body.operator[:64]!r} is no operator of the plan")
+
+
+def _wished_limits(body: RunBody, limits: Limits, warnings: list[str]) -> dict[str, Any]:
+    """The limits of a body, within the server's."""
+    wished = {} if body.limits is None else msgspec.structs.asdict(body.limits)
+    if (wished.get("timeout_s") or 0.0) > limits.run_timeout_s:
+        warnings.append(f"limits.timeout_s: cut to this server's {limits.run_timeout_s:g} s")
+        wished["timeout_s"] = limits.run_timeout_s
+    return {name: value for name, value in wished.items() if value is not None}
+
+
+def _promise_key(request: web.Request) -> str | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        return None
+    if not (0 < len(key) <= MAX_PROMISE_CHARS and key.isascii() and key.isprintable()):
+        raise RequestError(
+            f"Idempotency-Key must be 1 to {MAX_PROMISE_CHARS} printable ASCII characters",
+            param="Idempotency-Key",
+        )
+    return key
+
+
+def _choice(request: web.Request, name: str, choices: tuple[str, ...], default: str) -> str:
+    value = request.query.get(name, default)
+    if value not in choices:
+        message = f"{name} must be one of {', '.join(choices)}"
+        raise RequestError(message, param=name)
+    return value
+
+
+async def _explain(request: web.Request, record: RunRecord, is_analysis: bool) -> Report:
+    session, job, prepared = request.app[RUNS].session, record.job, record.prepared
+    setting = dispatch_setting(session.generator, job.options)
+    if is_analysis and (prepared is None or record.result is None):
+        raise _nothing_to_show(record)
+    if prepared is None:
+        return await explain_plan(
+            job.plan,
+            job.rows,
+            model=session.generator.info,
+            setting=setting,
+            codec=session.codec,
+            params=job.params,
+            options=job.options,
+            output_cache=session.output_cache,
+            profile=await request.app[RUNS].profile_of(record.tenant, job.known),
+        )
+    return await asyncio.to_thread(
+        make_report,
+        prepared,
+        kv_tokens=setting.kv_tokens,
+        num_workers=setting.num_workers,
+        decode=lambda ids: _decode(session.codec, ids),
+        result=record.result if is_analysis else None,
+    )
+
+
+def _decode(codec: Any, ids: tuple[int, ...]) -> str:
+    detokenizer = codec.detokenizer()
+    return detokenizer.push(ids) + detokenizer.finish()
+
+
+def _nothing_to_show(record: RunRecord) -> ConflictError:
+    if record.is_final:
+        message = f"the run is {record.state} and its calls are not known any more"
+    else:
+        message = f"the run is {record.state}; there is something to show once it is over"
+    return ConflictError(message, code="no_result")
+
+
+async def _write(request: web.Request, response: web.StreamResponse, data: bytearray) -> None:
+    try:
+        async with asyncio.timeout(request.app[CONFIG].write_timeout_s):
+            await response.write(bytes(data))
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("the client does not read its answer") from None
