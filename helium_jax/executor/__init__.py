@@ -8,7 +8,6 @@ from helium_jax.executor.codec import TextCodec
 from helium_jax.executor.driver import RunEvent
 from helium_jax.executor.executor import run_plan
 from helium_jax.executor.options import NAIVE, RunOptions
-from helium_jax.executor.prefix import count_static_prefix
 from helium_jax.executor.preparing import Prepared, prepare, prepare_run
 from helium_jax.executor.result import (
     CallSpan,
@@ -35,7 +34,6 @@ __all__ = [
     "RunStatistics",
     "Session",
     "TextCodec",
-    "count_static_prefix",
     "prepare",
     "prepare_run",
     "run_plan",
