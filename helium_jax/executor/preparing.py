@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from helium_jax.errors import PlanError, Problem
 from helium_jax.executor.codec import TextCodec
 from helium_jax.executor.options import RunOptions
 from helium_jax.executor.output_cache import CachedOutput, OutputCache
@@ -13,7 +14,8 @@ from helium_jax.executor.result import RowError, RunStatistics
 from helium_jax.executor.rows import bind_rows, find_bad_values
 from helium_jax.optimizer import Optimized, Profile, gather_facts, optimize
 from helium_jax.physical import PhysicalPlan, lower
-from helium_jax.plan import Plan, Value, check_size
+from helium_jax.physical.params import bind_params
+from helium_jax.plan import Chat, Completion, Plan, Value, check_size
 from helium_jax.schedule.dispatch import DispatchSetting
 from helium_jax.types import ModelInfo
 
@@ -58,9 +60,29 @@ def prepare(
         RequestError: a row is not what the plan's inputs say.
     """
     physical = lower(plan, params)
-    check_size(plan, len(rows))
+    check_size(plan, len(rows), bind_params(plan, params))
     num_rows, columns = bind_rows(plan, physical, rows)
     return physical, num_rows, columns
+
+
+def check_models(plan: Plan, model: ModelInfo) -> None:
+    """Whether the calls that name a model name the one that would answer.
+
+    Raises:
+        PlanError: some name another one.
+    """
+    problems = [
+        Problem(
+            path=f"plan.ops.{op.name}.model",
+            message=f"{op.settings.model!r} is not served here, {model.name!r} is; "
+            "name that one or leave the field out",
+            code="model_not_found",
+        )
+        for op in plan.all_ops
+        if isinstance(op, Chat | Completion) and op.settings.model not in (None, model.name)
+    ]
+    if problems:
+        raise PlanError(problems)
 
 
 async def prepare_run(
@@ -79,11 +101,13 @@ async def prepare_run(
     """Rewrites, lowers and schedules a plan for a batch; calls no model and changes no cache.
 
     Raises:
-        PlanError: the plan or a parameter is not valid, or the batch is too large for it.
+        PlanError: the plan or a parameter is not valid, the batch is too large for it, or a call
+            names a model that is not served.
         RequestError: a row is not what the plan's inputs say, or the options name a rule or a
             policy that does not exist.
     """
     start = clock()
+    check_models(plan, model)
     physical, num_rows, columns = prepare(plan, rows, params)
     known: dict[tuple[str, int], CachedOutput] = {}
     if output_cache is not None and options.output_cache:

@@ -87,6 +87,7 @@ class CallSettings:
 
     Attributes:
         sampling: as the engine takes it; greedy by default, because a plan is a query.
+        model: the name of the model that must answer; None: the one that is served.
         stop: strings that end the answer and are not part of it.
         priority: lower runs sooner.
         cache: what the calls may share.
@@ -98,6 +99,7 @@ class CallSettings:
     """
 
     sampling: SamplingParams = field(default_factory=SamplingParams)
+    model: str | None = None
     stop: tuple[str, ...] = ()
     priority: int = 0
     cache: CachePolicy = CachePolicy()

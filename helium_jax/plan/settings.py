@@ -25,14 +25,14 @@ from helium_jax.plan.writing import SAMPLING_FIELDS
 from helium_jax.types import SamplingParams
 
 SETTINGS_FIELDS = (
-    *SAMPLING_FIELDS, "stop", "priority", "cache", "retries", "timeout", "on_error"
+    *SAMPLING_FIELDS, "model", "stop", "priority", "cache", "retries", "timeout", "on_error"
 )  # fmt: skip
 
 # Fields that other systems have and that would change the answer: refused, not ignored.
 UNSUPPORTED_FIELDS = frozenset(
     {
         "best_of", "functions", "function_call", "grammar", "guided_json", "guided_regex",
-        "json_schema", "logprobs", "lora", "max_completion_tokens", "model", "n",
+        "json_schema", "logprobs", "lora", "max_completion_tokens", "n",
         "reasoning_effort", "regex", "response_format", "schema", "stream", "suffix",
         "tool_choice", "tools", "top_logprobs",
     }
@@ -55,11 +55,13 @@ NUMBERS = {
 MAX_STOP_TOKEN_IDS = 16
 MAX_LOGIT_BIAS = 300
 MAX_PRIORITY = 1_000
+MAX_MODEL_CHARS = 256
 
 
 class Settings(TypedDict, total=False):
     """How a model is called: the fields of the plan file, under the same names."""
 
+    model: str
     temperature: float
     max_tokens: int
     min_tokens: int
@@ -106,6 +108,7 @@ def read_settings(document: dict[str, Any], path: str, found: Findings) -> CallS
     on_error, default = _read_on_error(document.get("on_error"), f"{path}.on_error", found)
     return CallSettings(
         sampling=sampling,
+        model=_read_model(document.get("model"), f"{path}.model", found),
         stop=_read_stop(document.get("stop"), f"{path}.stop", found),
         priority=priority or 0,
         cache=_read_cache(document.get("cache"), f"{path}.cache", found),
@@ -114,6 +117,15 @@ def read_settings(document: dict[str, Any], path: str, found: Findings) -> CallS
         on_error=on_error,
         default=default,
     )
+
+
+def _read_model(value: object, path: str, found: Findings) -> str | None:
+    name = read_text(value, path, found)
+    if name == "":
+        found.add(path, "is empty; leave it out to have the model that is served")
+    elif name is not None and len(name) > MAX_MODEL_CHARS:
+        found.add(path, f"has {len(name)} characters; at most {MAX_MODEL_CHARS} are allowed")
+    return name
 
 
 def _read_stop(value: object, path: str, found: Findings) -> tuple[str, ...]:

@@ -152,7 +152,7 @@ def chat_fields(chat: Chat) -> tuple[str, ...]:
 def write_settings(settings: CallSettings) -> dict[str, Any]:
     """The fields of a call besides its prompt."""
     defaults = SamplingParams()
-    document: dict[str, Any] = {}
+    document: dict[str, Any] = {} if settings.model is None else {"model": settings.model}
     for name in SAMPLING_FIELDS:
         value = getattr(settings.sampling, name)
         if value == getattr(defaults, name):

@@ -488,6 +488,23 @@ async def test_a_bad_value_ends_a_run_that_may_have_no_failure():
     assert result.rows[0].outputs == {"o": None, "n": None}
 
 
+async def test_a_call_may_name_its_model_if_that_is_the_one_that_is_served():
+    def plan(model):
+        builder = PlanBuilder()
+        builder.output("o", builder.chat(user=builder.input("q"), model=model, name="ask"))
+        return parse_plan(encode_yaml(builder.build()), is_json=False)[0]
+
+    engine = Engine()
+    result = await run(plan(engine.info.name), rows_of(1), engine)
+    assert result.errors == ()
+    with pytest.raises(PlanError) as error:
+        await run(plan("another"), rows_of(1), engine)
+    (problem,) = error.value.problems
+    assert (problem.path, problem.code) == ("plan.ops.ask.model", "model_not_found")
+    assert "'another' is not served here" in problem.message
+    assert engine.info.name in problem.message
+
+
 async def test_a_missing_parameter_is_refused_before_any_work():
     builder = PlanBuilder()
     builder.output("o", builder.completion(builder.param("p")))

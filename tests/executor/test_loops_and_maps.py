@@ -1,6 +1,9 @@
 """Control flow by example: what runs how often, and that it is what a person would write out."""
 
-from helium_jax.executor import NAIVE, RunOptions
+import pytest
+
+from helium_jax.errors import PlanError
+from helium_jax.executor import NAIVE, RunOptions, prepare
 from helium_jax.executor.events import OpCompleted, OpRow
 from helium_jax.plan import PlanBuilder
 from helium_jax.testing import FakeGenerator
@@ -50,6 +53,22 @@ async def test_the_count_of_a_loop_may_be_a_parameter():
     engine = Engine()
     await run(builder.build(), rows_of(2), engine, params={"rounds": 3})
     assert len(engine.requests) == 6
+
+
+async def test_a_batch_is_measured_by_the_iterations_it_asks_for():
+    builder = PlanBuilder()
+    rounds = builder.param("rounds", type="int", default=1, max=1_000)
+    text = builder.loop(
+        count=rounds,
+        carry={"text": builder.input("q")},
+        body=lambda b, text: b.completion("> " + text, max_tokens=10_000),
+    )
+    builder.output("o", text)
+    plan, rows = builder.build(), rows_of(2_000)
+    prepare(plan, rows, {"rounds": 2})
+    prepare(plan, rows)  # the default counts
+    with pytest.raises(PlanError, match="split the rows"):
+        prepare(plan, rows, {"rounds": 1_000})
 
 
 def asked_until_yes(max_iterations=10):

@@ -18,6 +18,7 @@ from helium_jax.plan import (
     Template,
 )
 from helium_jax.plan.template import normalize
+from helium_jax.testing import FAKE_MODEL
 from helium_jax.types import SamplingParams
 
 LITERALS = st.text(alphabet="ab {}\\%é\n", max_size=6)
@@ -46,6 +47,7 @@ def samplings(draw, *, deterministic=False):
 def settings(draw, *, deterministic=False):
     return CallSettings(
         sampling=draw(samplings(deterministic=deterministic)),
+        model=draw(st.sampled_from([None, FAKE_MODEL.name])),
         stop=draw(st.sampled_from([(), ("e",), ("ab", "q")])),
         priority=draw(st.integers(-2, 2)),
         cache=CachePolicy(results=draw(st.booleans()), kv=draw(st.booleans())),

@@ -36,7 +36,7 @@ def test_valid_plans_have_no_faults(plan):
 
 def test_all_faults_are_reported_at_once_and_none_causes_another():
     ops = {
-        "a": {"type": "llm.chat", "user": "{{b}} {{qq}}", "temprature": 1, "model": "x"},
+        "a": {"type": "llm.chat", "user": "{{b}} {{qq}}", "temprature": 1, "tools": []},
         "b": {"type": "llm.chat", "user": "{{a}}", "max_tokens": 0},
         "c": {"type": "llm.chat", "messages": [{"role": "usr", "content": "{{ x.y }}"}]},
         "d": {"type": "brunch"},
@@ -53,7 +53,7 @@ def test_all_faults_are_reported_at_once_and_none_causes_another():
         ("plan.version", "unknown_version"),
         ("plan.inputs.q.type", "plan_invalid"),
         ("plan.ops.a.temprature", "unknown_field"),
-        ("plan.ops.a.model", "unsupported_parameter"),
+        ("plan.ops.a.tools", "unsupported_parameter"),
         ("plan.ops.b.max_tokens", "plan_invalid"),
         ("plan.ops.c.messages[0].role", "plan_invalid"),
         ("plan.ops.c.messages[0].content", "template_syntax"),
@@ -104,6 +104,8 @@ def test_all_faults_are_reported_at_once_and_none_causes_another():
         ({"logit_bias": {"x": 1}}, "logit_bias", "'x' is not a token id"),
         ({"logit_bias": {"٣": 1}}, "logit_bias", "is not a token id"),
         ({"logit_bias": {"5": 101}}, "logit_bias.5", "must be in [-100, 100]"),
+        ({"model": ""}, "model", "leave it out"),
+        ({"model": 3}, "model", "must be text"),
         ({"priority": "high"}, "priority", "must be a whole number"),
         ({"cache": {"results": "always"}}, "cache.results", "'always' is unknown"),
         ({"cache": {"ttl": 3}}, "cache.ttl", "is no field of this"),
