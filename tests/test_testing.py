@@ -193,7 +193,7 @@ async def test_every_worker_has_its_own_store_and_the_idle_one_is_chosen():
     assert [usage.kv_cached for usage in usages] == [0, 0]
     receipt = await generator.warm(WarmPrefix(token_ids=tuple(b"wxyz"), worker=1))
     assert (receipt.worker, receipt.computed) == (1, 4)
-    assert [s.cache.num_pages for s in generator.statistics()] == [2, 3]
+    assert [s.cache.num_cached for s in generator.statistics()] == [2, 3]
     assert await generator.reset_cache(worker=0) == 2
     with pytest.raises(RequestError, match="workers are 0 to 1"):
         await generator.warm(WarmPrefix(token_ids=(1,), worker=2))

@@ -11,6 +11,7 @@ from helium_jax.executor.frames import Frame
 from helium_jax.executor.values import Turns, Value, text_of
 from helium_jax.physical import Apply, Generate
 from helium_jax.plan import Slot, Text
+from helium_jax.types import Generator
 
 MAX_DEPTH = 8  # of texts in texts
 MAX_LOOKED_AT = 32  # steps behind a producer
@@ -27,6 +28,21 @@ class KnownPrefix:
 
     operator: str
     turns: Turns
+
+
+def has_free_pages(generator: Generator, num_tokens: int, worker: int | None) -> bool:
+    """Whether KV pages that hold nothing can take so many tokens and leave room to decode.
+
+    Computing ahead must not evict: under pressure its pages would be gone again before their use
+    (measured: of 2,720 tokens computed ahead 640 were used).
+    """
+    workers = generator.statistics()
+    if worker is not None:
+        workers = workers[worker : worker + 1]
+    return all(
+        -(-num_tokens // cache.page_size) + cache.num_pages // 8 <= cache.num_free
+        for cache in (engine.cache for engine in workers)
+    )
 
 
 def find_known_prefixes(

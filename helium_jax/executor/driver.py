@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from helium_jax.errors import CapacityError, HeliumError, RequestError
+from helium_jax.executor.ahead import has_free_pages
 from helium_jax.executor.encoding import encode_call, encode_known
 from helium_jax.executor.events import (
     Call,
@@ -229,6 +230,8 @@ class Driver:
         """Computes what is known of a prompt; what goes wrong will be seen when it is complete."""
         try:
             token_ids = await encode_known(self.resources.codec, instruction.turns)
+            if not has_free_pages(self.resources.generator, len(token_ids), instruction.worker):
+                return  # what it would evict is worth as much
             receipt = await self.resources.generator.warm(
                 WarmPrefix(
                     token_ids=token_ids,

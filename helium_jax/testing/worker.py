@@ -2,6 +2,8 @@
 
 from helium_jax.types import CacheSnapshot, EngineStatistics
 
+_SPARE_PAGES = 65_536  # always free: the imagined store never evicts
+
 
 class FakeWorker:
     """An imagined KV store that has room for everything, and the counters of one worker.
@@ -54,13 +56,13 @@ class FakeWorker:
         return freed
 
     def statistics(self) -> EngineStatistics:
-        """What was computed, and a store as large as what it holds."""
-        num_pages = len(self._blocks)
+        """What was computed, and a store with room left."""
+        num_cached = len(self._blocks)
         cache = CacheSnapshot(
             page_size=self._page_size,
-            num_pages=num_pages,
-            num_free=0,
-            num_cached=num_pages,
+            num_pages=num_cached + _SPARE_PAGES,
+            num_free=_SPARE_PAGES,
+            num_cached=num_cached,
             num_used=0,
             queried_tokens=self._queried_tokens,
             hit_tokens=self._hit_tokens,

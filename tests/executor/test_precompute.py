@@ -1,6 +1,7 @@
 """Static prefixes computed ahead, their pins, and what is known of a prompt computed early."""
 
 import asyncio
+from dataclasses import replace
 
 from helium_jax.errors import CapacityError
 from helium_jax.executor import RunOptions, Session
@@ -135,3 +136,19 @@ async def test_nothing_is_computed_early_while_the_engine_is_full():
     options = {"precompute": False, "max_in_flight": 2}
     await run(engine, builder.build(), rows_of(8), **options)
     assert len(engine.warmed) <= 2
+
+
+async def test_nothing_is_computed_early_that_would_evict():
+    class Full(Recording):
+        def statistics(self):
+            (worker,) = super().statistics()
+            return (replace(worker, cache=replace(worker.cache, num_free=3)),)
+
+    builder = PlanBuilder()
+    q = builder.input("q")
+    opinion = builder.completion("Opinion? " + q, name="opinion")
+    builder.output("o", builder.completion("Judge " + q + opinion, name="judge"))
+    engine = Full()
+    result = await run(engine, builder.build(), rows_of(2), precompute=False)
+    assert engine.warmed == []
+    assert result.statistics.precomputed == 0
