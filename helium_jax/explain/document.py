@@ -43,11 +43,23 @@ def explain_document(report: Report) -> dict[str, Any]:
         "scheduled": _schedule(report),
         "operators": {name: _operator(report, name) for name in report.estimates},
         "tokens": {"without_reuse": report.needed_tokens, "expected": report.computed_tokens},
+        "static_prefixes": [
+            {
+                "operators": list(prefix.operators),
+                "tokens": len(prefix.token_ids),
+                "uses": prefix.uses,
+                "saved_tokens": prefix.saved_tokens,
+                "computed_ahead": is_chosen,
+            }
+            for prefix, is_chosen in report.prefixes
+        ],
         "planning_seconds": dict(prepared.seconds),
     }
     if report.result is not None:
         statistics = dataclasses.asdict(report.result.statistics)
         document["actual"] = {"status": report.result.status, **statistics}
+    if report.models is not None:
+        document["cost_models"] = dataclasses.asdict(report.models)
     return document
 
 

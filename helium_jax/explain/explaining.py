@@ -1,10 +1,14 @@
 """Plans to reports: EXPLAIN, which runs nothing, and ANALYZE, which runs the plan as well."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from helium_jax.executor import RunOptions, Session, TextCodec, prepare_run
+from helium_jax.executor.calibration import measure_roofline
 from helium_jax.executor.output_cache import OutputCache
 from helium_jax.executor.policy import dispatch_setting
+from helium_jax.explain.cost_models import compare_cost_models
 from helium_jax.explain.report import Report, make_report
 from helium_jax.optimizer import Profile
 from helium_jax.plan import Plan, Value
@@ -68,6 +72,7 @@ async def explain_plan(
         prepared,
         kv_tokens=setting.kv_tokens,
         num_workers=setting.num_workers,
+        page_size=setting.page_size,
         decode=_decoder(codec),
     )
 
@@ -83,7 +88,8 @@ async def analyze_plan(
 ) -> Report:
     """Explains a plan, runs it, and puts what happened beside what was expected.
 
-    Without a profile, that of the session's earlier runs is taken.
+    Without a profile, that of the session's earlier runs is taken. The engine is measured for a
+    moment first, so that both cost models can be held to the run.
 
     Raises:
         PlanError: as `explain_plan`.
@@ -103,14 +109,22 @@ async def analyze_plan(
         output_cache=session.output_cache,
         profile=profile,
     )
+    roofline = await measure_roofline(session.generator)
     result = await session.run(plan, rows, params=params, options=options, profile=profile)
-    return make_report(
+    models = None
+    if roofline is not None:
+        models = await asyncio.to_thread(
+            compare_cost_models, explained.prepared, result, setting, roofline
+        )
+    report = make_report(
         explained.prepared,
         kv_tokens=setting.kv_tokens,
         num_workers=setting.num_workers,
+        page_size=setting.page_size,
         decode=_decoder(session.codec),
         result=result,
     )
+    return replace(report, models=models)
 
 
 def _decoder(codec: TextCodec) -> Callable[[tuple[int, ...]], str]:

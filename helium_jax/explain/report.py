@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from helium_jax.executor import Prepared, RunResult
+from helium_jax.executor.precompute import StaticPrefix, choose_prefixes, static_prefixes
 from helium_jax.executor.result import CallSpan
 from helium_jax.schedule import CallGraph, SoftSchedule, plan_schedule
+from helium_jax.schedule.prediction import ModelComparison
 from helium_jax.schedule.prefix_tree import Decode
 from helium_jax.schedule.token_step import TokenSteps
 
@@ -86,6 +88,8 @@ class Report:
         computed_tokens: those expected of this one.
         prompt_tree: the templated radix tree of the prompts as text; empty without a model.
         result: of the run; None unless the plan ran.
+        prefixes: static prefixes in whole pages, each with whether it pays to compute it ahead.
+        models: how well the cost models predict the run; None where they are not compared.
     """
 
     prepared: Prepared
@@ -96,6 +100,8 @@ class Report:
     needed_tokens: float
     computed_tokens: float
     result: RunResult | None = None
+    prefixes: tuple[tuple[StaticPrefix, bool], ...] = ()
+    models: ModelComparison | None = None
 
     @property
     def prefix_tokens(self) -> Mapping[str, int]:
@@ -108,6 +114,7 @@ def make_report(
     *,
     kv_tokens: int,
     num_workers: int = 1,
+    page_size: int | None = None,
     decode: Decode | None = None,
     result: RunResult | None = None,
 ) -> Report:
@@ -117,6 +124,7 @@ def make_report(
         prepared: the stages of a plan.
         kv_tokens: KV capacity of each worker.
         num_workers: engines.
+        page_size: of their KV; None: what is worth computing ahead is not shown.
         decode: token ids to text, to show prompts.
         result: of a run of the plan, for ANALYZE.
     """
@@ -150,7 +158,19 @@ def make_report(
         needed_tokens=_needed_tokens(prepared, estimates),
         computed_tokens=sum(estimate.computed_tokens for estimate in estimates.values()),
         result=result,
+        prefixes=() if page_size is None else _weigh_prefixes(prepared, page_size, kv_tokens),
     )
+
+
+def _weigh_prefixes(
+    prepared: Prepared, page_size: int, kv_tokens: int
+) -> tuple[tuple[StaticPrefix, bool], ...]:
+    calls = prepared.planned.calls
+    if calls is None:
+        return ()
+    prefixes = static_prefixes(prepared.physical, calls, page_size=page_size)
+    chosen = choose_prefixes(prefixes, kv_tokens=kv_tokens)
+    return tuple((prefix, prefix in chosen) for prefix in prefixes)
 
 
 def is_far_off(estimate: float, actual: float) -> bool:

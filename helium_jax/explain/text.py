@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
+from helium_jax.executor.precompute import MAX_KV_SHARE, MIN_SAVED_TOKENS, MIN_USES
 from helium_jax.explain.report import Actual, Estimate, Report, is_far_off
 from helium_jax.optimizer import format_trace
 from helium_jax.physical import Generate
@@ -113,6 +114,17 @@ def _physical(report: Report) -> str:
         if isinstance(operator, Generate) and operator.history is not None:
             history = f"  continues {operator.history}"
         lines.append(f"  {number}. {type(operator).__name__} {operator.name}{after}{history}")
+    if report.prefixes:
+        lines.append(
+            f"Static prefixes (computed ahead from {MIN_USES:g} uses and {MIN_SAVED_TOKENS:g} "
+            f"saved tokens on, within {MAX_KV_SHARE:.0%} of the KV store)"
+        )
+        for prefix, is_chosen in report.prefixes:
+            lines.append(
+                f"  {', '.join(prefix.operators)}: {len(prefix.token_ids)} tokens, "
+                f"{prefix.uses:g} uses save {prefix.saved_tokens:.0f} tokens"
+                f"{', worth computing ahead' if is_chosen else ''}"
+            )
     if report.prompt_tree:
         lines.append("Prompts (templated radix tree)")
         lines += [f"  {line}" for line in report.prompt_tree.splitlines()]
@@ -161,5 +173,10 @@ def _sums(report: Report) -> str:
         lines.append(
             f"Execution: {report.result.statistics.seconds:.2f} s, "
             f"{report.result.statistics.num_calls} calls, {report.result.status}"
+        )
+    if report.models is not None:
+        lines.append(
+            f"Cost models: token-step error {report.models.token_step_error:.1%}, roofline error "
+            f"{report.models.roofline_error:.1%} of the run's time; better: {report.models.better}"
         )
     return "\n".join(lines)

@@ -118,6 +118,32 @@ def test_analyze_puts_the_actual_figures_beside_the_estimates():
     assert report.actuals["judge"].calls == 4
 
 
+def test_analyze_prints_the_errors_of_both_cost_models():
+    report = asyncio.run(analyze(debate()))
+    models = report.models
+    assert 0.0 <= models.token_step_error <= 1.0
+    assert 0.0 <= models.roofline_error <= 1.0
+    line = f"Cost models: token-step error {models.token_step_error:.1%}, roofline error"
+    assert line in explain_stages(report)
+    assert explain_document(report)["cost_models"]["better"] == models.better
+    assert asyncio.run(analyze(debate(), runs=2)).models is None  # no call was made
+    assert "Cost models" not in explain_stages(explain(debate()))
+
+
+def test_static_prefixes_are_weighed_and_the_threshold_is_shown():
+    builder = PlanBuilder()
+    long = builder.chat(system="An expert. " * 9, user=builder.input("q"), name="expert")
+    once = builder.completion("A long beginning of its own. " + long, name="short")
+    builder.output("o", once)
+    plan = builder.build()
+    many = explain_stages(explain(plan, [{"q": str(row)} for row in range(4)]))
+    assert "Static prefixes (computed ahead from 2 uses and 64 saved tokens on" in many
+    assert "expert: 96 tokens, 4 uses save 288 tokens, worth computing ahead" in many
+    assert "short: 16 tokens, 4 uses save 48 tokens\n" in many
+    prefixes = explain_document(explain(plan, [{"q": "1"}]))["static_prefixes"]
+    assert [entry["computed_ahead"] for entry in prefixes] == [False, False]
+
+
 def test_an_estimate_that_is_off_by_more_than_three_times_is_flagged():
     far = explain_stages(asyncio.run(analyze(debate(max_tokens=4000))))
     assert "! over 3x from the estimate: answers" in far

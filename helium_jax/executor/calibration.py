@@ -1,0 +1,89 @@
+"""A short measurement of the engine behind a generator, for the roofline of its steps."""
+
+import asyncio
+import itertools
+import logging
+import secrets
+import time
+from collections.abc import Callable
+
+from helium_jax.errors import HeliumError
+from helium_jax.schedule.roofline import CostSample, Roofline, calibrate
+from helium_jax.schedule.simulated_engine import StepWork
+from helium_jax.types import GenerateRequest, Generator, SamplingParams
+
+log = logging.getLogger(__name__)
+
+PREFILLS = (16, 64, 256)  # tokens of one prompt, as far as the context goes
+DECODED = 12  # tokens of each answer
+SHORT, LONG = 8, 128  # prompts that answers continue
+REPEATS = 2  # of which the faster one counts, because what disturbs only slows down
+
+
+async def measure_roofline(
+    generator: Generator, *, clock: Callable[[], float] = time.monotonic
+) -> Roofline | None:
+    """A roofline that fits a few prefills and decodes on the first worker; None if it cannot be.
+
+    Takes well under a second on most engines, which should have nothing else to do meanwhile. The
+    prompts share no KV with any other.
+    """
+    info = generator.info
+    room = info.max_model_len - DECODED - 1
+    shapes = [(1, size, 1) for size in PREFILLS if size <= room]
+    for count, size in itertools.product((1, info.max_num_seqs), (SHORT, LONG)):
+        if size <= room:
+            shapes.append((count, size, DECODED))
+    try:
+        samples = [
+            min(
+                [await _measure(generator, *shape, clock=clock) for _ in range(REPEATS)],
+                key=lambda sample: sample.seconds,
+            )
+            for shape in shapes
+        ]
+        return calibrate(samples)
+    except (HeliumError, ValueError) as error:
+        log.warning("the engine could not be measured: %s", error)
+        return None
+
+
+async def _measure(
+    generator: Generator,
+    count: int,
+    prompt_tokens: int,
+    output_tokens: int,
+    *,
+    clock: Callable[[], float],
+) -> CostSample:
+    """`count` requests together; how many steps they took is the engine's word."""
+    salt = secrets.token_hex(8)
+    vocab = generator.info.vocab_size
+    before, start = generator.statistics()[0].num_steps, clock()
+
+    async def ask(number: int) -> None:
+        request = GenerateRequest(
+            request_id=f"calibrate-{salt}-{number}",
+            # Prompts differ from their first token on, as far as there are tokens for it.
+            token_ids=tuple((number + 7 * place) % vocab for place in range(prompt_tokens)),
+            sampling=SamplingParams(
+                max_tokens=output_tokens, min_tokens=output_tokens, ignore_eos=True
+            ),
+            cache_salt=f"{salt}-{number}",
+            worker=0,
+        )
+        async for _ in generator.generate(request):
+            pass
+
+    await asyncio.gather(*(ask(number) for number in range(count)))
+    seconds = clock() - start
+    decodes = output_tokens - 1  # the first token is the prefill's
+    context = sum(prompt_tokens + place + 1 for place in range(decodes))
+    work = StepWork(
+        num_steps=max(generator.statistics()[0].num_steps - before, 1),
+        prefill_tokens=float(count * prompt_tokens),
+        decode_tokens=float(count * decodes),
+        kv_tokens=float(count * context),
+        pair_tokens=count * prompt_tokens * (prompt_tokens + 1) / 2,
+    )
+    return CostSample(work=work, seconds=seconds)
