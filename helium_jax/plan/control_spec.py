@@ -131,7 +131,7 @@ def _check_function(
     function: Function, path: str, functions: dict[str, Function], found: Findings
 ) -> None:
     if not is_name(function.name):
-        message = f"{function.name[:80]!r} is no name; give the function one"
+        message = f"{function.name[:80]!r} is no name; give it one with function_name="
         found.add(f"{path}.function", message, "bad_name")
     other = functions.setdefault(function.name, function)
     if other != function:

@@ -27,6 +27,12 @@ class Expression:
             "or use fill('... {{name}} ...', name=expression)"
         )
 
+    def __bool__(self) -> bool:
+        raise TypeError(
+            "an expression is neither true nor false until the plan runs; use branch(...), whose "
+            "condition is asked for every row"
+        )
+
 
 TextLike = str | Expression
 

@@ -201,7 +201,8 @@ def _read_on_error(value: object, path: str, found: Findings) -> tuple[OnError, 
         if default is None:
             found.add(f"{path}.default", "is missing; write the text that a failed call gives")
         return "default", default or ""
-    word = read_choice(value, path, found, ("fail", "empty"), "fail, empty or {default: text}")
+    kinds = "choices besides {default: text}"
+    word = read_choice(value, path, found, ("fail", "empty"), kinds)
     return ("empty" if word == "empty" else "fail"), ""
 
 

@@ -98,7 +98,8 @@ class YamlReader:
         while not isinstance(event := self._loader.get_event(), yaml.MappingEndEvent):
             line = event.start_mark.line + 1
             if not isinstance(event, yaml.ScalarEvent):
-                _refuse(f"has a key that is no plain text (line {line})", path)
+                hint = "; quote a text that begins with {{" if _is_mapping(event) else ""
+                _refuse(f"has a key that is no plain text (line {line}){hint}", path)
             key = self._read(event, path, depth + 1)
             if key in mapping:
                 message = f"has the key {str(key)[:64]!r} twice (line {line}); rename one"
@@ -117,6 +118,10 @@ class YamlReader:
         kind = "seq" if isinstance(event, yaml.SequenceStartEvent) else "map"
         if event.tag not in (None, "!", _PREFIX + kind):
             _refuse_tag(event.tag, path, line)
+
+
+def _is_mapping(event: Any) -> bool:
+    return isinstance(event, yaml.MappingStartEvent)
 
 
 def _refuse_tag(tag: str, path: str, line: int) -> NoReturn:

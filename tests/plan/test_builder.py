@@ -75,6 +75,12 @@ def test_an_expression_in_an_f_string_is_an_error_not_a_wrong_prompt():
         _ = f"Q: {q}"
 
 
+def test_an_expression_in_an_if_is_an_error_not_always_true():
+    q = PlanBuilder().input("q")
+    with pytest.raises(TypeError, match=r"use branch\(...\)"):
+        _ = "yes" if q else "no"
+
+
 def test_expressions_of_two_builders_do_not_mix():
     q, other = PlanBuilder().input("q"), PlanBuilder()
     with pytest.raises(TypeError, match="belongs to another builder"):

@@ -191,7 +191,7 @@ def test_functions_stay_in_python_also_in_subplans():
     assert plan.functions["count"].call is len
     bad = PlanBuilder()
     bad.output("o", bad.apply(lambda: "x"))
-    with pytest.raises(PlanError, match="is no name; give the function one"):
+    with pytest.raises(PlanError, match="is no name; give it one with function_name="):
         bad.build()
 
 

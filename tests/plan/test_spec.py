@@ -119,7 +119,7 @@ def test_all_faults_are_reported_at_once_and_none_causes_another():
         ({"retries": 11}, "retries", "must be in [0, 10]"),
         ({"timeout": "soon"}, "timeout", "is no duration"),
         ({"timeout": 0}, "timeout", "must be over 0"),
-        ({"on_error": "retry"}, "on_error", "'retry' is unknown"),
+        ({"on_error": "ignore"}, "on_error", "besides {default: text} are fail, empty"),
         ({"on_error": {}}, "on_error.default", "is missing"),
         ({"history": 3}, "history", "must be text"),
         ({"history": "b"}, "history", "'b' is nothing in this plan"),

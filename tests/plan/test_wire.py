@@ -115,6 +115,7 @@ def test_the_long_and_the_short_form_of_a_chat_are_one_plan():
         ("--- 1\n--- 2", "several YAML documents"),
         ("[1", "is not YAML"),
         ("? [a]\n: b", "key that is no plain text"),
+        ("a: {{q}}", "no plain text (line 1); quote a text that begins with {{"),
         ("a: *x", "uses *x before &x"),
         ("[" * 100_000 + "]" * 100_000, "nested more than 32 deep"),
         ("- " * 50_000 + "x", "nested more than 32 deep"),
