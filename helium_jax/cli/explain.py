@@ -10,11 +10,13 @@ import msgspec
 from rich.console import Console
 
 from helium_jax.cli.engine_options import engine_config, engine_options
-from helium_jax.cli.plan_files import read_params, read_rows, show_warnings
+from helium_jax.cli.plan_files import check_output, read_params, read_rows, show_warnings
 from helium_jax.cli.plan_options import plan_options, run_options
 from helium_jax.cli.progress import compile_progress
 from helium_jax.cli.run import write_timeline
+from helium_jax.cli.warning_lines import warnings_shown
 from helium_jax.errors import RequestError
+from helium_jax.executor.profile_store import ProfileStore
 from helium_jax.explain import (
     STAGES,
     Report,
@@ -26,6 +28,7 @@ from helium_jax.explain import (
     explain_stages,
     placeholder_row,
 )
+from helium_jax.optimizer import Profile
 from helium_jax.plan import Plan, Value, load_plan
 from helium_jax.schedule.dispatch import DispatchSetting
 
@@ -56,10 +59,15 @@ def explain(
 ) -> None:
     """Show how a plan would run: its stages, estimates, rewrites and schedule.
 
-    Without --analyze no model is called and nothing compiled; only its tokenizer is loaded.
+    Without --analyze no model is called and nothing compiled; only its tokenizer is loaded. Then
+    --state-dir gives profiles, but not the answers that would be found: those are kept by weights.
     """
     if timeline_file is not None and not analyze:
         raise RequestError("--timeline draws a run; add --analyze")
+    if timeline_file is not None:
+        check_output(timeline_file)
+    if stages and form != "text":
+        raise RequestError(f"--stage chooses parts of the text; --format {form} has all of them")
     plan, warnings = load_plan(plan_file)
     show_warnings(warnings)
     params = read_params(plan, assignments)
@@ -70,7 +78,8 @@ def explain(
         click.echo("no --input: explained for one row of placeholders", err=True)
         rows = [placeholder_row(plan)]
     work = _analyze if analyze else _explain
-    report = asyncio.run(work(plan, rows, params, model, options))
+    with warnings_shown():
+        report = asyncio.run(work(plan, rows, params, model, options))
     click.echo(_render(report, form, stages))
     if timeline_file is not None and report.result is not None:
         write_timeline(plan, report.result, timeline_file)
@@ -119,6 +128,14 @@ async def _explain(
         codec=load_text_of(model),
         params=params,
         options=how,
+        profile=_kept_profile(plan, options["state_dir"]),
+    )
+
+
+def _kept_profile(plan: Plan, state_dir: Path | None) -> Profile:
+    """What earlier runs have shown of a plan; a folder that is not there has shown nothing."""
+    return (
+        Profile() if state_dir is None else ProfileStore(state_dir / "profiles").load(plan.plan_id)
     )
 
 

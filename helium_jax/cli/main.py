@@ -1,7 +1,9 @@
 """The command `helium-jax`: a group whose commands are imported only when they run."""
 
 import logging
+import os
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
@@ -13,6 +15,8 @@ from helium_jax.errors import CapacityError, HeliumError, InternalError
 
 EXIT_INPUT = 2  # the caller can fix it, as click's own usage errors
 EXIT_FAILURE = 1
+EXIT_INTERRUPTED = 130
+ENGINE_THREADS = "helium-engine"
 
 # command -> (module that defines it under the same name, one line for --help)
 COMMANDS = {
@@ -65,13 +69,12 @@ def main(args: Sequence[str] | None = None) -> int:
         logger.addHandler(logging.NullHandler())
     try:
         result = cli.main(args, prog_name="helium-jax", standalone_mode=False)
-    except click.exceptions.Abort:
-        return 130
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        click.echo("helium-jax: interrupted", err=True)
+        return _leave(EXIT_INTERRUPTED)
     except (InternalError, CapacityError) as error:
         return _complain(error, EXIT_FAILURE)
     except (HeliumError, ValueError, FileNotFoundError, NotADirectoryError) as error:
@@ -79,6 +82,19 @@ def main(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return EXIT_FAILURE  # the reader of our output has gone: `helium-jax explain | head`
     return result if isinstance(result, int) else 0
+
+
+def _leave(code: int) -> int:
+    """Gives the code back, unless an engine is still compiling: then the process ends here.
+
+    A compilation cannot be stopped, and Python would wait for it and then end beneath it, which
+    aborts the process.
+    """
+    if any(thread.name.startswith(ENGINE_THREADS) for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _complain(error: Exception, code: int) -> int:

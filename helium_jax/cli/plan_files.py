@@ -19,6 +19,7 @@ def read_rows(path: str) -> list[dict[str, Any]]:
     Raises:
         RequestError: the file cannot be read, or a line is no JSON object; names the line.
     """
+    name = "stdin" if path == "-" else path
     try:
         with click.open_file(path, "rb") as file:
             lines: list[bytes] = file.read().split(b"\n")
@@ -31,10 +32,10 @@ def read_rows(path: str) -> list[dict[str, Any]]:
         try:
             row = msgspec.json.decode(line)
         except (msgspec.DecodeError, RecursionError) as error:
-            raise RequestError(f"{path} line {number} is not JSON: {error}") from None
+            raise RequestError(f"{name} line {number} is not JSON: {error}") from None
         if not isinstance(row, dict):
             raise RequestError(
-                f'{path} line {number} must be an object such as {{"question": "..."}}, '
+                f'{name} line {number} must be an object such as {{"question": "..."}}, '
                 f"not {line[:40].decode('utf-8', 'replace')!r}"
             )
         rows.append(row)
@@ -64,7 +65,7 @@ def read_params(plan: Plan, assignments: Iterable[str]) -> dict[str, Value]:
 
 
 def check_output(path: str) -> None:
-    """Finds out before the work whether its result could be written.
+    """Finds out before the work whether its results or a drawing could be written.
 
     Raises:
         RequestError: the folder does not exist, or the path is a folder.

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
+from helium_jax.errors import RequestError
 from helium_jax.executor import NAIVE, RunOptions
 from helium_jax.executor.options import AS_READY
 from helium_jax.optimizer import RULE_NAMES
@@ -46,9 +48,25 @@ def plan_options(command: F) -> F:
     return command
 
 
+def _was_given(name: str) -> bool:
+    context = click.get_current_context()
+    return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
 def run_options(options: dict[str, Any], *, naive: bool = False) -> RunOptions:
-    """How the run goes, from the options that were given."""
+    """How the run goes, from the options that were given.
+
+    Raises:
+        RequestError: `naive` and an option that it decides itself.
+    """
     if naive:
+        given = {
+            "--policy": _was_given("policy"),
+            "--disable": options["disabled"],
+            "--strict-order": options["strict_order"],
+        }
+        if names := [name for name, is_given in given.items() if is_given]:
+            raise RequestError(f"--naive decides {', '.join(names)} itself; leave out one of both")
         return NAIVE
     return RunOptions(
         policy=options["policy"],

@@ -28,7 +28,10 @@ def profiles(state_dir: Path, plan_id: str | None, forgotten: str | None) -> Non
     if plan_id is not None:
         _show(store, plan_id)
         return
-    for saved in store.list():
+    found = store.list()
+    if not found:
+        click.echo(f"no run has left a profile in {str(state_dir)!r} yet", err=True)
+    for saved in found:
         when = datetime.datetime.fromtimestamp(saved.saved_at, datetime.UTC)
         calls = sum(operator.num_calls for operator in saved.profile.operators.values())
         click.echo(

@@ -20,6 +20,7 @@ def compile_progress(console: Console) -> Iterator[Callable[[int, int, str], Non
         TimeElapsedColumn(),
         console=console,
         transient=True,
+        disable=not console.is_terminal,  # in a log or pipe it would leave empty lines
     ) as bar:
         task = bar.add_task("loading weights", total=None)
 

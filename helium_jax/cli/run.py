@@ -16,6 +16,7 @@ from helium_jax.cli.plan_files import check_output, read_params, read_rows, show
 from helium_jax.cli.plan_options import plan_options, run_options
 from helium_jax.cli.progress import compile_progress
 from helium_jax.cli.run_display import RunDisplay, summary_lines
+from helium_jax.cli.warning_lines import warnings_shown
 from helium_jax.config import EngineConfig
 from helium_jax.errors import RequestError
 from helium_jax.executor import RowResult, RunOptions, RunResult, prepare
@@ -59,22 +60,18 @@ def run(
     params = read_params(plan, assignments)
     rows = rows_of(plan, input_file)
     check_output(output_file)
+    if timeline_file is not None:
+        check_output(timeline_file)
+    how = run_options(options, naive=naive)
     prepare(plan, rows, params)  # all that can be wrong with the input, before the model is loaded
-    result = asyncio.run(
-        _run(
-            plan,
-            rows,
-            params,
-            run_options(options, naive=naive),
-            sample,
-            _Place(
-                model=model,
-                engine=engine_config(options),
-                num_workers=options["workers"],
-                state_dir=options["state_dir"],
-            ),
-        )
+    place = _Place(
+        model=model,
+        engine=engine_config(options),
+        num_workers=options["workers"],
+        state_dir=options["state_dir"],
     )
+    with warnings_shown():
+        result = asyncio.run(_run(plan, rows, params, how, sample, place))
     write_results(result, output_file)
     if timeline_file is not None:
         write_timeline(plan, result, timeline_file)
@@ -132,7 +129,7 @@ async def _run(
         if sample is not None:
             profile = await session.sample(plan, rows, size=sample, params=params, options=options)
         display = RunDisplay()
-        with Live(display, console=notes, refresh_per_second=8, transient=True):
+        with _shown(display, notes):
             return await session.run(
                 plan,
                 rows,
@@ -141,6 +138,13 @@ async def _run(
                 on_event=display.on_event,
                 profile=profile,
             )
+
+
+def _shown(display: RunDisplay, notes: Console) -> contextlib.AbstractContextManager[object]:
+    """Draws the display while it runs, if a person looks: a log would get empty lines."""
+    if not notes.is_terminal:
+        return contextlib.nullcontext()
+    return Live(display, console=notes, refresh_per_second=8, transient=True)
 
 
 def write_timeline(plan: Plan, result: RunResult, file: str) -> None:
@@ -166,6 +170,8 @@ def write_results(result: RunResult, output_file: str) -> None:
     try:
         with click.open_file(output_file, "wb") as file:
             file.write(lines)
+    except BrokenPipeError:
+        raise  # nothing is wrong with the file: its reader has seen enough
     except OSError as error:
         raise RequestError(f"cannot write {output_file!r}: {error.strerror}") from None
 

@@ -1,7 +1,9 @@
 """helium-jax run and explain: files in, files out, and one clear error for what is wrong."""
 
 import contextlib
+import io
 import json
+import sys
 
 import pytest
 
@@ -93,6 +95,12 @@ def test_results_go_to_stdout_when_no_file_is_named(folder, generators, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
+def test_a_wrong_row_from_stdin_is_named_so(folder, generators, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"q": "x"}\nq\n')))
+    assert main(["run", "plan.yaml", "--input", "-"]) == 2
+    assert "error: stdin line 2 is not JSON" in capsys.readouterr().err
+
+
 def test_parameters_reach_the_prompts(folder, generators):
     assert main([*RUN, "--param", "tone=wild", "--param", "most=5"]) == 0
     assert b"Be wild, 5 times." in prompt(generators[0].requests[0])
@@ -124,6 +132,11 @@ def test_a_row_with_a_value_of_the_wrong_type_fails_alone(folder, generators, ca
         (["run", "plan.yaml", "--input", "extra.jsonl"], "row 1 has the column 'z'; inputs are q"),
         ([*RUN, "--output", "none/out.jsonl"], "its folder does not exist"),
         ([*RUN, "--output", "."], "it is a folder"),
+        ([*RUN, "--timeline", "none/run.svg"], "its folder does not exist"),
+        ([*RUN, "--naive", "--policy=lspf"], "--naive decides --policy itself"),
+        ([*RUN, "--naive", "--strict-order"], "--naive decides --strict-order itself"),
+        (["explain", "plan.yaml", "--analyze", "--timeline=none/x.svg"], "folder does not exist"),
+        (["explain", "plan.yaml", "--stage=physical", "--format=json"], "json has all of them"),
         ([*RUN, "--param", "tone"], "--param 'tone' must be name=value"),
         ([*RUN, "--param", "most=x"], "--param most: 'x' must be a whole number"),
         ([*RUN, "--param", "most=9"], "params.most: 9 is more than max=5"),
@@ -151,6 +164,52 @@ def test_wrong_input_is_one_clear_error_before_any_model_is_loaded(
     assert "Traceback" not in shown.err
     assert shown.out == ""
     assert generators == []
+
+
+def test_a_cache_file_that_cannot_be_used_is_a_warning_in_one_line(folder, generators, capsys):
+    (folder / "state").mkdir()
+    (folder / "state" / "outputs.sqlite").write_text("no database, but a text of some length")
+    assert main([*RUN, "--state-dir", "state"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    [line] = [line for line in lines if "outputs.sqlite" in line]
+    assert line.startswith("helium-jax: warning: output cache ")
+    assert "going on in memory" in line
+    assert "" not in lines  # a bar that nobody watches leaves nothing
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(folder, generators, capsys, monkeypatch):
+    def gone(*args):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(run_module.click, "open_file", gone)
+    monkeypatch.setattr(run_module, "rows_of", lambda plan, file: [{"q": "x"}])
+    for stream in ("stdout", "stderr"):  # click wraps them, for flushing at the exit
+        monkeypatch.setattr(sys, stream, getattr(sys, stream))
+    with pytest.raises(SystemExit, match="1"):
+        main(["run", "plan.yaml"])
+    assert "Broken pipe" not in capsys.readouterr().err
+
+
+def test_explain_takes_what_earlier_runs_have_shown(folder, generators, model_folder, capsys):
+    assert main([*RUN, "--state-dir", "state"]) == 0
+    args = ["explain", "plan.yaml", "--format=json", "--model", str(model_folder)]
+    capsys.readouterr()
+
+    def output_tokens(*more):
+        assert main([*args, *more]) == 0
+        operators = json.loads(capsys.readouterr().out)["operators"]
+        return operators["draft"]["estimate"]["output_tokens"]
+
+    assert output_tokens("--state-dir", "none") == output_tokens() == 8
+    assert not (folder / "none").exists()
+    assert output_tokens("--state-dir", "state") < 8
+
+
+def test_profiles_says_when_there_are_none(folder, capsys):
+    assert main(["profiles", "--state-dir", str(folder)]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "no run has left a profile" in shown.err
 
 
 def test_explain_shows_the_stages(folder, model_folder, capsys):
