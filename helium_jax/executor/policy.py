@@ -72,7 +72,7 @@ def dispatch_setting(generator: Generator, options: RunOptions) -> DispatchSetti
     return DispatchSetting(
         num_workers=info.num_workers,
         page_size=cache.page_size,
-        kv_tokens=max(cache.page_size * cache.num_pages, info.max_model_len),
+        kv_tokens=cache.page_size * cache.num_pages or info.max_model_len,
         max_num_seqs=info.max_num_seqs,
         seed=options.seed,
         strict=options.strict_order,

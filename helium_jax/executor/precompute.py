@@ -95,7 +95,7 @@ def make_warmer(prepared: Prepared, generator: Generator, options: RunOptions) -
     cache = generator.statistics()[0].cache
     prefixes = choose_prefixes(
         static_prefixes(prepared.physical, planned.calls, page_size=cache.page_size),
-        kv_tokens=max(cache.page_size * cache.num_pages, generator.info.max_model_len),
+        kv_tokens=cache.page_size * cache.num_pages or generator.info.max_model_len,
     )
     if not prefixes:
         return None
