@@ -1,7 +1,8 @@
 """What of a prompt is known while the rest is still being generated.
 
 A consumer's prompt is known up to the first slot whose producer has not answered. That part can be
-computed meanwhile, so that only what stands behind it is left when the answer comes.
+computed meanwhile, so that only what stands behind it is left when the answer comes. A consumer
+that waits for more than what is running would leave its pages idle for long, to be evicted.
 """
 
 from collections.abc import Callable, Iterator
@@ -50,8 +51,8 @@ def find_known_prefixes(
 ) -> Iterator[KnownPrefix]:
     """The prompts in a frame whose first unknown slot is the producer's value.
 
-    Only those that have a slot before it: what rows share is computed ahead in other ways. Each
-    prompt is given once; the frame remembers.
+    Only those that have a slot before it (what rows share is computed ahead in other ways) and
+    wait for nothing that is not running too. Each prompt is given once; the frame remembers.
 
     Args:
         frame: where the producer runs.
@@ -60,7 +61,7 @@ def find_known_prefixes(
     """
     for consumer in _consumers(frame, producer):
         may_share = consumer.settings.cache.kv and consumer.history is None
-        if may_share and consumer.name not in frame.ahead:
+        if may_share and consumer.name not in frame.ahead and _is_next(frame, consumer, peek):
             turns = _known_turns(frame, consumer, producer, peek)
             if turns:
                 frame.ahead.add(consumer.name)
@@ -81,6 +82,15 @@ def _consumers(frame: Frame, producer: str) -> Iterator[Generate]:
                 yield step
             elif isinstance(step, Apply):
                 pending.append(user)
+
+
+def _is_next(frame: Frame, consumer: Generate, peek: Callable[[Frame, str], Value | None]) -> bool:
+    """Whether all that a prompt still lacks is running."""
+    return all(
+        isinstance(part, str) or part.name in frame.running or peek(frame, part.name) is not None
+        for turn in consumer.turns
+        for part in _expand(frame, turn.content, MAX_DEPTH)
+    )
 
 
 def _known_turns(

@@ -22,7 +22,8 @@ class RunOptions:
         output_cache: answers may come from, and go to, the session's output cache.
         precompute: static prefixes worth it are computed before the first call, if the policy
             wants that.
-        prefill_ahead: what is known of a prompt is computed while the rest is still generated.
+        prefill_ahead: what is known of a prompt is computed while the rest is still generated, on
+            an engine of one worker with pages to spare.
         disabled_rules: names of rewrite rules that are not applied.
         share_kv: calls may share KV pages with each other and with other requests.
         cache_salt: with whom KV pages and answers are shared, if at all.

@@ -145,7 +145,10 @@ class Session:
             bad_values=prepared.bad_values,
             dispatcher=prepared.planned.dispatcher,
             encode_ahead=options.encode_ahead,
-            prefill_ahead=options.prefill_ahead and options.share_kv,
+            # With several workers nobody knows yet where the rest of the prompt will go.
+            prefill_ahead=options.prefill_ahead
+            and options.share_kv
+            and self.generator.info.num_workers == 1,
             tells_rows=tells_rows,
         )
         driver = Driver(
