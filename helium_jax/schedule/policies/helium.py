@@ -1,7 +1,9 @@
 """Helium: the planned order among ready calls, placed by prefix and load, told to the KV store."""
 
 from bisect import bisect_left, insort
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
+from math import ceil
 
 from helium_jax.schedule.book import Book
 from helium_jax.schedule.call_graph import CallGraph
@@ -20,6 +22,7 @@ from helium_jax.schedule.soft_schedule import SoftSchedule, plan_schedule, resch
 
 QUEUE_SHARE = 0.25  # calls beyond a worker's places, so that it finds its next one at once
 OUTPUT_WEIGHT = 2.0  # an output token's time beside that of a prompt token, in a full batch
+HELD_SHARE = 0.75  # of an answer, to be counted as held: calls of one time are not all at their end
 DEFAULT_OUTPUT = 256.0  # tokens of an answer about which nothing is known
 FIRST_REVIEW = 16  # the plan is looked at again after this fraction of the calls, then twice it
 MIN_REVIEW = 32  # calls; below that a plan is over before another one is made
@@ -44,12 +47,22 @@ def helium(graph: CallGraph, setting: DispatchSetting) -> Dispatcher:
 
 @dataclass(slots=True, eq=False)
 class _Worker:
-    """Load of one engine as far as this run makes it."""
+    """Load of one engine as far as this run makes it.
+
+    Attributes:
+        index: which engine.
+        resident: what its store probably holds.
+        num_calls: that it has.
+        readers: of every prompt page that these read: a page that several read is there once.
+        num_private: pages that each of them has for itself, its answer's among them.
+        work: tokens to compute, answers weighted.
+    """
 
     index: int
     resident: Resident
     num_calls: int = 0
-    num_tokens: float = 0.0
+    readers: Counter[int] = field(default_factory=Counter)
+    num_private: int = 0
     work: float = 0.0
 
 
@@ -58,7 +71,8 @@ class _Flight:
     """Where a call is and what it takes there."""
 
     worker: _Worker
-    num_tokens: float
+    pages: tuple[int, ...]
+    num_private: int
     work: float
 
 
@@ -117,7 +131,11 @@ class _Helium:
             return
         flight = self._flights.pop(call_id)
         flight.worker.num_calls -= 1
-        flight.worker.num_tokens -= flight.num_tokens
+        flight.worker.num_private -= flight.num_private
+        flight.worker.readers.subtract(flight.pages)
+        for page in flight.pages:
+            if not flight.worker.readers[page]:
+                del flight.worker.readers[page]
         flight.worker.work -= flight.work
         self._news += self._uses.finished(call)
         self._num_finished += 1
@@ -241,21 +259,27 @@ class _Helium:
             return True
         if worker.num_calls >= self._most:
             return False
-        needed = worker.num_tokens + self._tokens(call, worker)
-        return needed <= self._setting.kv_tokens
+        more = sum(page not in worker.readers for page in self._pages[call.call_id])
+        needed = len(worker.readers) + worker.num_private + more + self._private_pages(call)
+        return needed <= self._setting.kv_tokens // self._setting.page_size
 
     def _send(self, call: ReadyCall, worker: _Worker) -> Release:
-        num_tokens = self._tokens(call, worker)
-        work = num_tokens + (OUTPUT_WEIGHT - 1.0) * self._output_tokens(call)
+        pages = self._pages[call.call_id]
+        cached = worker.resident.match(pages) * self._setting.page_size
+        work = len(call.token_ids) - cached + OUTPUT_WEIGHT * self._output_tokens(call)
+        num_private = self._private_pages(call)
         worker.num_calls += 1
-        worker.num_tokens += num_tokens
+        worker.readers.update(pages)
+        worker.num_private += num_private
         worker.work += work
-        worker.resident.use(self._pages[call.call_id])
+        worker.resident.use(pages)
         self._leave_queue(call)
         self._book.start(call.call_id)
         self._uses.consume(call)
         next_use = self._uses.at_release(call)
-        self._flights[call.call_id] = _Flight(worker=worker, num_tokens=num_tokens, work=work)
+        self._flights[call.call_id] = _Flight(
+            worker=worker, pages=pages, num_private=num_private, work=work
+        )
         if self._turns is not None:
             self._turns.skip(call.operator, call.row)
         has_choice = len(self._book.workers) > 1
@@ -266,10 +290,10 @@ class _Helium:
             planned_next_use=next_use,
         )
 
-    def _tokens(self, call: ReadyCall, worker: _Worker) -> float:
-        """KV tokens that a call adds to a worker."""
-        cached = worker.resident.match(self._pages[call.call_id]) * self._setting.page_size
-        return len(call.token_ids) - cached + self._output_tokens(call)
+    def _private_pages(self, call: ReadyCall) -> int:
+        """Pages beyond the full ones of its prompt that a call will have at its end."""
+        num_tokens = len(call.token_ids) + HELD_SHARE * self._output_tokens(call)
+        return ceil(num_tokens / self._setting.page_size) - len(self._pages[call.call_id])
 
     def _output_tokens(self, call: ReadyCall) -> float:
         expected = self._lengths.expected(call.operator)
