@@ -69,9 +69,9 @@ class AsyncLM:
         """Name, vocabulary, context length."""
         return self._runtime.generator.info
 
-    def statistics(self) -> EngineStatistics:
-        """Load and counters of the engine."""
-        return self._runtime.generator.statistics()[0]
+    def statistics(self) -> tuple[EngineStatistics, ...]:
+        """Load and counters, one entry per worker."""
+        return self._runtime.generator.statistics()
 
     async def generate(
         self, prompt: Prompt, *, stop: Sequence[str] = (), **sampling: Any
@@ -288,8 +288,8 @@ class LM:
         """Name, vocabulary, context length."""
         return self._lm.info
 
-    def statistics(self) -> EngineStatistics:
-        """Load and counters of the engine."""
+    def statistics(self) -> tuple[EngineStatistics, ...]:
+        """See `AsyncLM.statistics`."""
         return self._lm.statistics()
 
     def generate(self, prompt: Prompt, *, stop: Sequence[str] = (), **sampling: Any) -> Answer:

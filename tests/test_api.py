@@ -50,14 +50,14 @@ def test_a_stream_that_is_left_early_frees_its_pages(lm):
     next(pieces)
     pieces.close()
     lm.generate("and on", max_tokens=1)
-    assert lm.statistics().num_running == 0
+    assert lm.statistics()[0].num_running == 0
 
 
 def test_a_plan_is_explained_run_and_then_served_from_the_cache(lm):
     plan = refine().build()
-    before = lm.statistics().num_prefill_tokens
+    before = lm.statistics()[0].num_prefill_tokens
     assert lm.explain(plan, ROWS).result is None
-    assert lm.statistics().num_prefill_tokens == before
+    assert lm.statistics()[0].num_prefill_tokens == before
     first = lm.run(plan, ROWS)
     assert first.status == "completed"
     report = lm.analyze(plan, ROWS)
@@ -91,4 +91,5 @@ def test_several_workers_give_the_same_answers(lm):
     alone = lm.run(plan, ROWS)
     with helium_jax.load(config=CONFIG, num_workers=2) as pool:
         together = pool.run(plan, ROWS)
+        assert len(pool.statistics()) == 2
     assert [row.outputs for row in together.rows] == [row.outputs for row in alone.rows]
