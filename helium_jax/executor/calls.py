@@ -382,8 +382,8 @@ class Calls:
 
     def _retry(self, flight: _Flight) -> None:
         self._tallies[flight.call.operator].num_retries += 1
+        flight.attempt += 1  # first: the timer that starts now belongs to the new attempt
         self._try_again(flight)
-        flight.attempt += 1
 
     def _try_again(self, flight: _Flight) -> None:
         """Gives a submitted call back to the dispatcher; its seed stays the same."""

@@ -96,6 +96,20 @@ async def test_an_attempt_that_takes_too_long_is_cancelled_and_made_again():
     assert (len(engine.cancelled), len(engine.finished)) == (1, 1)
 
 
+async def test_every_attempt_has_the_same_time_not_only_the_first():
+    clock = ManualClock()
+    engine = FakeGenerator(before_event=lambda *_: clock.sleep(100))
+    plan = one_call(timeout="5s", retries=2)
+    task = asyncio.create_task(run(plan, rows_of(1), engine, clock=clock.time, sleep=clock.sleep))
+    for _ in range(3):
+        await settle()
+        assert len(engine.running) == 1
+        await clock.advance(5)
+    result = await task
+    assert [error.code for error in result.errors] == ["timeout"]
+    assert (len(engine.cancelled), len(engine.finished)) == (3, 0)
+
+
 async def test_a_call_without_retries_fails_its_row_when_its_time_is_over():
     clock = ManualClock()
 
