@@ -1,5 +1,7 @@
 """Puts the server together: one table of routes, from which /openapi.json is written too."""
 
+import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -8,6 +10,7 @@ from importlib.metadata import version
 from aiohttp import web
 from msgspec import Struct
 
+from helium_jax.executor.journal import Journal
 from helium_jax.runtime import open_session
 from helium_jax.server import cache, health, models, openai, plans, run_stream, runs
 from helium_jax.server.bodies import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
@@ -187,6 +190,15 @@ ROUTES = (
         reply=RunReply,
         may_lack_body=True,
     ),
+    Route(
+        operation=Operation(
+            method="post",
+            path="/v1/runs/{run_id}/resume",
+            summary="Go on with an interrupted run",
+            reply=RunReply,
+        ),
+        handler=runs.post_resume,
+    ),
     _get("/v1/cache", "What is cached", cache.get_cache, reply=CacheReply),
     _post("/v1/cache/warm", "Compute KV ahead", cache.post_warm, body=WarmBody, reply=WarmReply),
     _get("/v1/cache/pins", "Pins", cache.get_pins, reply=PinList),
@@ -231,8 +243,11 @@ def make_app(
     service = app[RUNS] = RunService(config, metrics, working=app[STATE].working)
 
     async def keep_session(app: web.Application) -> AsyncIterator[None]:
-        async with open_session(runtime, config.state_dir) as session:
-            service.open(session)
+        async with (
+            _open_journal(config) as journal,
+            open_session(runtime, config.state_dir) as session,
+        ):
+            service.open(session, journal)
             try:
                 yield
             finally:
@@ -248,6 +263,21 @@ def make_app(
                 method, route.operation.path, route.handler, expect_handler=_expect
             )
     return app
+
+
+@contextlib.asynccontextmanager
+async def _open_journal(config: ServerConfig) -> AsyncIterator[Journal | None]:
+    """The journal of the state directory, which is this process's alone meanwhile."""
+    if config.state_dir is None:
+        yield None
+        return
+    journal = await asyncio.to_thread(
+        Journal, config.state_dir, max_bytes=config.limits.journal_bytes
+    )
+    try:
+        yield journal
+    finally:
+        await asyncio.to_thread(journal.close)
 
 
 async def _expect(request: web.Request) -> None:

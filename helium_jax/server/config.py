@@ -33,6 +33,7 @@ class Limits:
         runs_kept: finished runs that can still be asked for; the oldest leave.
         runs_bytes: of inputs, outputs and events of finished runs that are kept, all together.
         run_events: events of one run that are kept.
+        journal_bytes: of the file with the background runs of a state directory.
         pins: pinned prefixes of one key.
         pin_ttl_s: longest time of a pin; longer wishes are cut to it.
     """
@@ -60,6 +61,7 @@ class Limits:
     runs_kept: int = 256
     runs_bytes: int = 256 * 1024 * 1024
     run_events: int = 10_000
+    journal_bytes: int = 1024 * 1024 * 1024
     pins: int = 64
     pin_ttl_s: float = 7 * 24 * 3600.0
 

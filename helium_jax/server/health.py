@@ -4,7 +4,7 @@ from aiohttp import web
 
 from helium_jax.errors import HeliumError
 from helium_jax.server.config import ServerConfig
-from helium_jax.server.state import CONFIG, METRICS, RUNTIME, STATE, ServerState
+from helium_jax.server.state import CONFIG, METRICS, RUNS, RUNTIME, STATE, ServerState
 from helium_jax.telemetry.metrics import CONTENT_TYPE, Reading
 from helium_jax.types import EngineStatistics, Generator
 
@@ -19,7 +19,9 @@ async def get_ready(request: web.Request) -> web.Response:
     config, state = request.app[CONFIG], request.app[STATE]
     reason = why_not_ready(request.app[RUNTIME].generator, config, state)
     if reason is None:
-        return web.json_response({"status": "ready"})
+        failure = request.app[RUNS].journal_failure
+        degraded = {} if failure is None else {"degraded": {"journal": failure}}
+        return web.json_response({"status": "ready", **degraded})
     return web.json_response(
         {"status": "not_ready", "reason": reason}, status=503, headers={"Retry-After": "1"}
     )

@@ -133,13 +133,17 @@ async def start_server(app: web.Application, config: ServerConfig) -> RunningSer
     """Binds the port of `config` and answers from now on.
 
     Raises:
-        RequestError: the address cannot be bound.
+        RequestError: the address cannot be bound, or the state directory is not to be had.
     """
     # shutdown_timeout is aiohttp's wait for open connections; our own drain has come before it.
     runner = web.AppRunner(
         app, handler_cancellation=True, access_log=None, shutdown_timeout=_POLL_S
     )
-    await runner.setup()
+    try:
+        await runner.setup()
+    except RequestError:  # another server has the state directory
+        await runner.cleanup()
+        raise
     manager = runner.server
     assert manager is not None, "setup makes the server"
     loop = asyncio.get_running_loop()

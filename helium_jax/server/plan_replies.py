@@ -146,7 +146,7 @@ class RunEventReply(Struct, kw_only=True, frozen=True):
     """One event of a run's stream; its other fields depend on its type.
 
     Types: run.created, run.planned, op.started, op.progress, op.row, op.completed, row.completed,
-    run.completed. `id` is what Last-Event-ID takes: attempt and number.
+    run.completed. `id` is what Last-Event-ID takes: a part of the events, and the number in it.
     """
 
     id: str

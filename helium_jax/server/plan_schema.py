@@ -20,6 +20,7 @@ from helium_jax.plan.reading_control import REDUCE_KINDS
 from helium_jax.plan.settings import (
     INTS,
     MAX_LOGIT_BIAS,
+    MAX_MODEL_CHARS,
     MAX_PRIORITY,
     MAX_STOP_TOKEN_IDS,
     NUMBERS,
@@ -137,6 +138,7 @@ def _settings() -> Schema:
         **{name: _integer(low, high) for name, (low, high) in INTS.items()},
         **{name: _number(low, high) for name, (low, high) in NUMBERS.items()},
         "ignore_eos": {"type": ["boolean", "null"]},
+        "model": {"type": ["string", "null"], "minLength": 1, "maxLength": MAX_MODEL_CHARS},
         "stop": {
             "anyOf": [
                 {"type": "null"},

@@ -2,7 +2,7 @@
 
 import re
 import types
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
@@ -81,7 +81,8 @@ def _read(kind: Any, raw: Any, path: str, found: Findings) -> Any:
     try:
         return msgspec.convert(raw, kind, strict=True)
     except msgspec.ValidationError as error:
-        message = str(error)
+        words = [word for option in _options(kind) for word in _words(option)]
+        message = f"must be one of {', '.join(words)}" if words else str(error)
         place = _AT.search(message)
         if place is not None:
             message = message[: place.start()]
@@ -101,6 +102,11 @@ def _options(kind: Any) -> tuple[Any, ...]:
     if get_origin(kind) in (Union, types.UnionType):
         return get_args(kind)
     return (kind,)
+
+
+def _words(kind: Any) -> tuple[str, ...]:
+    """What a closed set of words consists of; msgspec's own message repeats the offending one."""
+    return get_args(kind) if get_origin(kind) is Literal else ()
 
 
 def _is_struct(kind: Any) -> bool:

@@ -28,13 +28,13 @@ class StoredEvent:
     """One event, ready to be sent.
 
     Attributes:
-        attempt: of the run, from 1.
-        number: within the attempt, from 0.
+        part: of the run's events; a resume and a restart of the server begin another.
+        number: within the part, from 0.
         type: such as "op.row".
         data: the whole event as JSON.
     """
 
-    attempt: int
+    part: int
     number: int
     type: str
     data: bytes
@@ -42,29 +42,29 @@ class StoredEvent:
     @property
     def id(self) -> str:
         """What Last-Event-ID takes."""
-        return f"{self.attempt}.{self.number}"
+        return f"{self.part}.{self.number}"
 
     @property
     def place(self) -> tuple[int, int]:
         """Orders events."""
-        return self.attempt, self.number
+        return self.part, self.number
 
 
 class EventLog:
     """The latest events of one run; the oldest leave when there are too many."""
 
-    def __init__(self, run_id: str, *, max_events: int) -> None:
+    def __init__(self, run_id: str, *, max_events: int, first_part: int = 1) -> None:
         self._run_id = run_id
         self._events: deque[StoredEvent] = deque(maxlen=max_events)
         self._changed = asyncio.Event()
-        self._attempt = 1
+        self._part = first_part
         self._number = 0
         self._forgotten = (0, -1)  # place of the last event that left
         self.num_bytes = 0
 
-    def begin(self, attempt: int) -> None:
-        """Numbers what follows as another attempt's."""
-        self._attempt, self._number = attempt, 0
+    def begin_part(self) -> None:
+        """Numbers what follows anew."""
+        self._part, self._number = self._part + 1, 0
 
     def append(self, type_: str, t_ms: float, fields: Mapping[str, object]) -> None:
         """Adds an event and wakes who waits."""
@@ -72,7 +72,7 @@ class EventLog:
         self._number += 1
         data = msgspec.json.encode(
             {
-                "id": f"{self._attempt}.{number}",
+                "id": f"{self._part}.{number}",
                 "sequence_number": number,
                 "run_id": self._run_id,
                 "t_ms": round(t_ms, 3),
@@ -84,9 +84,7 @@ class EventLog:
             oldest = self._events[0]
             self._forgotten = oldest.place
             self.num_bytes -= len(oldest.data)
-        self._events.append(
-            StoredEvent(attempt=self._attempt, number=number, type=type_, data=data)
-        )
+        self._events.append(StoredEvent(part=self._part, number=number, type=type_, data=data))
         self.num_bytes += len(data)
         self.wake()
 
@@ -131,14 +129,14 @@ def parse_event_id(source: str | None) -> tuple[int, int] | None:
     """
     if not source:
         return None
-    attempt, dot, number = source.partition(".")
-    parts = (attempt, number)
+    part, dot, number = source.partition(".")
+    parts = (part, number)
     if not dot or not all(p.isascii() and p.isdecimal() and len(p) <= 15 for p in parts):
         raise RequestError(
             "Last-Event-ID must be the id of an event of this run, such as 1.17",
             param="Last-Event-ID",
         )
-    return int(attempt), int(number)
+    return int(part), int(number)
 
 
 class ProgressFilter:

@@ -1,6 +1,8 @@
 """One run as the server knows it: its state, rows and events; changed by `RunService` alone."""
 
 import asyncio
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -33,6 +35,21 @@ FINAL: frozenset[State] = frozenset({"completed", "failed", "cancelled", "expire
 
 
 @dataclass(slots=True, kw_only=True)
+class HeldEvent:
+    """An event that is told once the journal has what it tells of, and after those before it.
+
+    Attributes:
+        publish: tells it.
+        is_ready: the journal has it.
+        row: that it tells to be finished, if it does.
+    """
+
+    publish: Callable[[], None]
+    is_ready: bool
+    row: int | None = None
+
+
+@dataclass(slots=True, kw_only=True)
 class RunRecord:
     """One run.
 
@@ -52,6 +69,9 @@ class RunRecord:
         result: what the last attempt gave.
         control: cancels parts of it.
         done: set while the state is final.
+        kept: set once the journal has the request, or will not have it.
+        model_version: of the model that answers.
+        held: events that wait for the journal.
     """
 
     id: str
@@ -72,6 +92,9 @@ class RunRecord:
     result: RunResult | None = None
     control: RunControl = field(default_factory=RunControl)
     done: asyncio.Event = field(default_factory=asyncio.Event)
+    kept: asyncio.Event = field(default_factory=asyncio.Event)
+    model_version: str = ""
+    held: deque[HeldEvent] = field(default_factory=deque)
 
     @property
     def is_final(self) -> bool:
@@ -84,14 +107,12 @@ class RunRecord:
         inputs = sum(len(str(value)) for row in self.job.rows for value in row.values())
         return 2 * inputs + self.rows_bytes + self.events.num_bytes + 4096
 
-    def put_row(self, row: RowReply) -> bytes:
+    def put_row(self, row: RowReply) -> None:
         """Keeps a finished row; one that is there already stays."""
-        data = msgspec.json.encode(row)
         if row.row not in self.rows:
-            self.rows[row.row] = data
+            data = self.rows[row.row] = msgspec.json.encode(row)
             self.rows_bytes += len(data)
             self.num_failed += bool(row.errors)
-        return data
 
     def describe(
         self, *, with_outputs: bool = False, warnings: list[str] | None = None

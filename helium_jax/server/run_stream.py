@@ -1,12 +1,15 @@
 """A run's events as server-sent events; what Last-Event-ID names is not sent again."""
 
+import asyncio
+
 from aiohttp import web
 
 from helium_jax.errors import HeliumError
+from helium_jax.server.middleware import shutting_down
 from helium_jax.server.run_events import parse_event_id
 from helium_jax.server.run_record import RunRecord
 from helium_jax.server.sse import EventStream
-from helium_jax.server.state import CONFIG, REQUEST_ID, RUNS, TENANT
+from helium_jax.server.state import CONFIG, REQUEST_ID, RUNS, STATE, TENANT
 
 
 async def get_events(request: web.Request) -> web.StreamResponse:
@@ -43,4 +46,10 @@ async def send_events(
         if not stream.has_begun:
             raise
         await stream.fail(error)
-        return stream.response
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if not (request.app[STATE].is_aborting and stream.has_begun) or task is None:
+            raise
+        task.uncancel()
+        await stream.fail(shutting_down())
+    return stream.response

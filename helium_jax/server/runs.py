@@ -44,8 +44,15 @@ async def post_run(request: web.Request) -> web.StreamResponse:
         if record is None:
             wished = _wished_limits(body, config.limits, warnings)
             job = await make_job(request, body, wished, may_lack_rows=False)
-            record, _ = runs.submit(tenant, job, promise_key=promise_key, digest=digest)
+            record = runs.submit(
+                tenant,
+                job,
+                promise_key=promise_key,
+                digest=digest,
+                is_durable=bool(body.background),
+            )
         if body.background:
+            await record.kept.wait()
             return json_response(record.describe(warnings=warnings), status=202)
         try:
             if body.stream:
@@ -129,6 +136,14 @@ async def post_cancel(request: web.Request) -> web.Response:
     else:
         request.app[RUNS].cancel(record)
     return json_response(record.describe(warnings=warnings))
+
+
+async def post_resume(request: web.Request) -> web.Response:
+    """Goes on with an interrupted run: rows that are finished stay as they are."""
+    with working(request):
+        record = _find(request)
+        request.app[RUNS].resume(record)
+        return json_response(record.describe(), status=202)
 
 
 async def delete_run(request: web.Request) -> web.Response:

@@ -65,14 +65,24 @@ GOOD = {
     "/tokenize": {"prompt": "Hi"},
     "/detokenize": {"tokens": [72]},
     "/v1/plans": {"plan": PLAN},
-    "/v1/plans/explain": {"plan": PLAN, "inputs": ROWS},
+    "/v1/plans/explain": {"plan": PLAN, "inputs": ROWS, "format": "json"},
     "/v1/runs": {"plan": PLAN, "inputs": ROWS},
     "/v1/runs/{run_id}/cancel": {},
     "/v1/cache/warm": {"text": "Hi"},
     "/v1/cache/reset": {},
 }
 STATUSES = {"/v1/runs": (200, 202), "/v1/runs/{run_id}/cancel": (409,)}  # when all is well
-VOLATILE = ("id", "created", "started", "finished", "usage", "totals", "pages", "outputs")
+VOLATILE = (
+    "id",
+    "created",
+    "started",
+    "finished",
+    "usage",
+    "totals",
+    "pages",
+    "outputs",
+    "planning_seconds",
+)
 FOREIGN = {
     "/v1/chat/completions": FOREIGN_CHAT_FIELDS,
     "/v1/completions": FOREIGN_COMPLETION_FIELDS,
