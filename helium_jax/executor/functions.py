@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import logging
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from helium_jax.executor.events import CallFunction, FunctionFailed, FunctionReturned
@@ -23,12 +24,11 @@ class FunctionThreads:
         function, invocation_id = instruction.function, instruction.invocation_id
         if self._threads is None:
             self._threads = ThreadPoolExecutor(MAX_FUNCTIONS, "plan-function")
-        work = functools.partial(function.call, *instruction.args)
-        try:
-            text = await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        except Exception as error:
-            log.info("function %s raised", function.name, exc_info=True)
-            message = f"function {function.name} raised {type(error).__name__}: {error}"
+        work = functools.partial(_outcome, function.call, instruction.args)
+        text = await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        if isinstance(text, BaseException):
+            log.info("function %s raised", function.name, exc_info=text)
+            message = f"function {function.name} raised {type(text).__name__}: {text}"
             return FunctionFailed(
                 invocation_id=invocation_id, code="function_failed", message=message
             )
@@ -41,3 +41,11 @@ class FunctionThreads:
         """Starts nothing more; a function that hangs keeps its thread until it returns."""
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _outcome(function: Callable[..., object], args: Sequence[str]) -> object:
+    """What a function gives or raises; `sys.exit()` in one would otherwise end the event loop."""
+    try:
+        return function(*args)
+    except BaseException as error:
+        return error

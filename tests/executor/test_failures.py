@@ -129,6 +129,22 @@ async def test_a_call_without_retries_fails_its_row_when_its_time_is_over():
     assert len(engine.cancelled) == 1
 
 
+@pytest.mark.parametrize(
+    "error", [SystemExit(3), KeyboardInterrupt(), StopIteration(), asyncio.CancelledError()]
+)
+async def test_a_function_that_would_end_the_loop_fails_its_row_alone(error):
+    def leave(text):
+        if text == "question 1":
+            raise error
+        return text
+
+    builder = PlanBuilder()
+    builder.output("o", builder.apply(leave, builder.input("q")))
+    result = await asyncio.wait_for(run(builder.build(), rows_of(3), FakeGenerator()), 10)
+    assert [(one.row, one.code) for one in result.errors] == [(1, "function_failed")]
+    assert type(error).__name__ in result.errors[0].message
+
+
 async def test_a_function_runs_off_the_loop_and_its_exception_fails_its_row():
     def careful(text):
         if text == "question 1":
