@@ -1,5 +1,7 @@
 """The executor over the real engine and the built-in model: what only tokens and pages can show."""
 
+import itertools
+
 from helium_jax.config import EngineConfig
 from helium_jax.executor import NAIVE, RunOptions, Session
 from helium_jax.plan import PlanBuilder
@@ -48,3 +50,55 @@ async def test_on_the_real_engine_a_conversation_finds_the_pages_of_what_was_gen
         assert second.kv_cached >= known // PAGE * PAGE > first.prompt_tokens
     assert statistics.cache.num_pinned == 0
     assert statistics.cache.num_used == 0
+
+
+class Recording:
+    """A generator that remembers prompts and answers in the order in which they were asked for."""
+
+    def __init__(self, generator):
+        self._generator = generator
+        self.calls = []
+
+    def __getattr__(self, name):
+        return getattr(self._generator, name)
+
+    async def generate(self, request):
+        tokens = [*request.token_ids]
+        self.calls.append((len(tokens), tokens))
+        async for event in self._generator.generate(request):
+            tokens += event.token_ids
+            yield event
+
+
+def recount(calls):
+    """Prompt tokens of each call whose pages an earlier one left, one call after the other."""
+    known, counts = set(), []
+    for num_prompt, tokens in calls:
+        ends = range(PAGE, num_prompt, PAGE)  # the last token is always computed
+        found = list(itertools.takewhile(lambda end: tuple(tokens[:end]) in known, ends))
+        counts.append(found[-1] if found else 0)
+        # The last generated token has no KV.
+        known |= {tuple(tokens[:end]) for end in range(PAGE, len(tokens), PAGE)}
+    return counts
+
+
+async def test_5_11_hit_rates_of_the_real_engine_equal_a_recount_from_the_recorded_order():
+    rows = [{"q": f"Colour {row}?"} for row in range(2)]
+    async with open_runtime("helium-tiny", CONFIG) as runtime:
+        recording = Recording(runtime.generator)
+        session = Session(recording, runtime.text)
+        options = RunOptions(max_in_flight=1, precompute=False, prefill_ahead=False)
+        result = await session.run(conversation(), rows, options=options)
+        (statistics,) = runtime.generator.statistics()
+    assert result.errors == ()
+    assert statistics.cache.evicted_pages == 0
+    counts = recount(recording.calls)
+    spans = [span for span in result.statistics.spans if span.source in ("computed", "kv")]
+    spans.sort(key=lambda span: span.submitted)
+    assert [span.kv_cached for span in spans] == counts
+    assert sum(counts) > 0
+    cache = statistics.cache
+    assert (cache.hit_tokens, cache.queried_tokens) == (
+        sum(counts),
+        sum(num_prompt for num_prompt, _ in recording.calls),
+    )
