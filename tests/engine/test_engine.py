@@ -375,7 +375,7 @@ def test_a_failed_step_fails_its_sequences_only(make_loop, caplog):
         assert engine.statistics().cache.num_used == 0
 
 
-async def test_a_warmed_and_pinned_prefix_survives_other_load(make_loop):
+async def test_5_10_a_warmed_and_pinned_prefix_survives_other_load(make_loop):
     prefix = tuple(range(1, 40))
     async with AsyncEngine(make_loop(num_pages=16)) as engine:
         receipt = await engine.warm(WarmPrefix(token_ids=prefix, pin=True))
