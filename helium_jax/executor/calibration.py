@@ -25,8 +25,8 @@ async def measure_roofline(
 ) -> Roofline | None:
     """A roofline that fits a few prefills and decodes on the first worker; None if it cannot be.
 
-    Takes well under a second on most engines, which should have nothing else to do meanwhile. The
-    prompts share no KV with any other.
+    Takes the time of about a hundred steps; the engine should have nothing else to do meanwhile.
+    The prompts share no KV with any other.
     """
     info = generator.info
     room = info.max_model_len - DECODED - 1
