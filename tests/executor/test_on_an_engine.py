@@ -1,7 +1,5 @@
 """The executor over the real engine and the built-in model: what only tokens and pages can show."""
 
-import itertools
-
 from helium_jax.config import EngineConfig
 from helium_jax.executor import NAIVE, RunOptions, Session
 from helium_jax.plan import PlanBuilder
@@ -74,9 +72,11 @@ def recount(calls):
     """Prompt tokens of each call whose pages an earlier one left, one call after the other."""
     known, counts = set(), []
     for num_prompt, tokens in calls:
-        ends = range(PAGE, num_prompt, PAGE)  # the last token is always computed
-        found = list(itertools.takewhile(lambda end: tuple(tokens[:end]) in known, ends))
-        counts.append(found[-1] if found else 0)
+        found = 0
+        # The last token of a prompt is always computed.
+        while found + PAGE < num_prompt and tuple(tokens[: found + PAGE]) in known:
+            found += PAGE
+        counts.append(found)
         # The last generated token has no KV.
         known |= {tuple(tokens[:end]) for end in range(PAGE, len(tokens), PAGE)}
     return counts
