@@ -7,9 +7,8 @@ import itertools
 import logging
 import secrets
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import cast
 
 import msgspec
@@ -21,7 +20,7 @@ from helium_jax.executor.events import Progress, RowCompleted, RunCompleted
 from helium_jax.executor.journal import Journal, JournaledRun
 from helium_jax.optimizer import Profile
 from helium_jax.server.config import ServerConfig
-from helium_jax.server.errors import ConflictError, NotFoundError
+from helium_jax.server.errors import ConflictError
 from helium_jax.server.kept_run import pack_run, unpack_run
 from helium_jax.server.pins import Pins
 from helium_jax.server.plan_replies import RowReply, RunFailure
@@ -36,22 +35,10 @@ from helium_jax.server.run_events import (
 from helium_jax.server.run_metrics import count_result
 from helium_jax.server.run_record import FINAL, HeldEvent, RunRecord, State, describe_usage
 from helium_jax.server.run_rest import Rest, find_rest
+from helium_jax.server.run_shelf import RunShelf
 from helium_jax.telemetry.metrics import Metrics, Reading
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Promise:
-    """What a client's Idempotency-Key stands for.
-
-    Attributes:
-        digest: of the body it came with.
-        run_id: of the run it made.
-    """
-
-    digest: bytes
-    run_id: str
 
 
 class RunService:
@@ -60,6 +47,7 @@ class RunService:
     Attributes:
         plans: registered plans.
         pins: prefixes that clients had pinned.
+        shelf: runs that can be asked for.
     """
 
     def __init__(
@@ -80,19 +68,16 @@ class RunService:
         limits = config.limits
         self.plans = PlanShelf(max_plans=limits.plans)
         self.pins = Pins()
+        self.shelf = RunShelf(limits, on_forgotten=self._on_forgotten)
         self.now = now
         self._limits = limits
         self._metrics = metrics
         self._working = working
         self._session: Session | None = None
         self._journal: Journal | None = None
-        self._runs: OrderedDict[str, RunRecord] = OrderedDict()  # the earliest asked for first
-        self._finished: OrderedDict[str, int] = OrderedDict()  # kept runs and their bytes
-        self._finished_bytes = 0
         self._queue: list[tuple[int, int, RunRecord]] = []
         self._order = itertools.count()
         self._tasks: set[asyncio.Task[object]] = set()
-        self._promises: dict[tuple[str, str], Promise] = {}
         metrics.add_source(self._read)
 
     # --- life ------------------------------------------------------------------------------
@@ -121,7 +106,7 @@ class RunService:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        for record in [one for one in self._runs.values() if not one.is_final]:
+        for record in self.shelf.unfinished():
             self._finish(record, "interrupted")  # its task was cancelled before it began
         self.pins.close()
 
@@ -149,7 +134,7 @@ class RunService:
             CapacityError: the queue is full.
             ConflictError: the key was used with another body.
         """
-        known = self.promised(tenant, promise_key, digest)
+        known = self.shelf.promised(tenant, promise_key, digest)
         if known is not None:
             return known
         self._check_queue()
@@ -162,7 +147,7 @@ class RunService:
             events=EventLog(run_id, max_events=self._limits.run_events),
             model_version=self.session.generator.info.version,
         )
-        self._runs[run_id] = record
+        self.shelf.add(record, promise_key, digest)
         journal = self._journal
         if is_durable and journal is not None:
             record.is_durable = True
@@ -172,8 +157,6 @@ class RunService:
             journal.begin(run_id, request, on_done=self._later(self._note_kept, record, journal))
         else:
             record.kept.set()
-        if promise_key is not None:
-            self._promises[tenant, promise_key] = Promise(digest=digest, run_id=run_id)
         self._enqueue(record)
         return record
 
@@ -197,7 +180,7 @@ class RunService:
                 code="model_changed",
             )
         self._check_queue()
-        self._finished_bytes -= self._finished.pop(record.id, 0)
+        self.shelf.note_resumed(record)
         record.attempt += 1
         record.state = "queued"
         record.started = record.finished = None
@@ -218,42 +201,6 @@ class RunService:
                 f"{len(self._queue)} runs are waiting, this server's limit; try again later",
                 retry_after_s=5,
             )
-
-    def promised(self, tenant: str, promise_key: str | None, digest: bytes) -> RunRecord | None:
-        """The run that was made under an Idempotency-Key, if there is one.
-
-        Raises:
-            ConflictError: the key was used with another body.
-        """
-        promise = None if promise_key is None else self._promises.get((tenant, promise_key))
-        if promise is None:
-            return None
-        if promise.digest != digest:
-            raise ConflictError(
-                "this Idempotency-Key came with another body before; use a new key",
-                code="idempotency_conflict",
-                param="Idempotency-Key",
-            )
-        return self._runs[promise.run_id]
-
-    def get(self, tenant: str, run_id: str) -> RunRecord:
-        """A key's run.
-
-        Raises:
-            NotFoundError: this key has none of that id.
-        """
-        record = self._runs.get(run_id)
-        if record is None or record.tenant != tenant:
-            raise NotFoundError(
-                f"there is no run {run_id[:80]!r}; finished runs are kept for a while only",
-                code="run_not_found",
-                param="run_id",
-            )
-        return record
-
-    def list_runs(self, tenant: str) -> Sequence[RunRecord]:
-        """A key's runs, the latest first."""
-        return [record for record in reversed(self._runs.values()) if record.tenant == tenant]
 
     async def profile_of(self, tenant: str, known: KnownPlan) -> Profile:
         """What a plan's runs have shown; a key's estimates come from its own runs alone."""
@@ -284,7 +231,7 @@ class RunService:
             raise ConflictError(
                 f"the run is {record.state}; cancel it first", code="run_not_finished"
             )
-        self._forget(record.id)
+        self.shelf.forget(record.id)
 
     # --- running ---------------------------------------------------------------------------
 
@@ -453,6 +400,8 @@ class RunService:
         for held in record.held:  # of an interrupted run: written when the journal closes
             held.is_ready = True
         self._publish(record)
+        if record.is_durable and self._journal is not None and state != "interrupted":
+            self._journal.set_state(record.id, state, record.attempt)
         record.finished = self.now()
         started = record.created if record.started is None else record.started
         self._metrics.count("runs_total", state=state)
@@ -473,20 +422,9 @@ class RunService:
             },
         )
         record.done.set()
-        self._keep(record)
+        self.shelf.note_over(record)
 
     # --- keeping ---------------------------------------------------------------------------
-
-    def _keep(self, record: RunRecord) -> None:
-        """Makes room for a run that is over by forgetting the oldest that are."""
-        size = record.num_bytes
-        self._finished[record.id] = size
-        self._finished_bytes += size
-        while len(self._finished) > 1 and (
-            len(self._finished) > self._limits.runs_kept
-            or self._finished_bytes > self._limits.runs_bytes
-        ):
-            self._forget(next(iter(self._finished)))
 
     def _restore(self, found: JournaledRun) -> None:
         """Makes a run of an earlier process known again; one that had not ended is interrupted."""
@@ -513,10 +451,7 @@ class RunService:
             model_version=kept.model_version,
         )
         record.kept.set()
-        self._runs[record.id] = record
-        if kept.promise_key is not None:
-            promise = Promise(digest=kept.digest, run_id=record.id)
-            self._promises[kept.tenant, kept.promise_key] = promise
+        self.shelf.add(record, kept.promise_key, kept.digest)
         self._tell_created(record)
         for row in sorted(rows, key=lambda row: row.row):
             record.put_row(row)
@@ -524,19 +459,15 @@ class RunService:
         state = cast(State, found.state) if found.state in FINAL else "interrupted"
         self._end(record, state, t_ms=0.0)
 
-    def _forget(self, run_id: str) -> None:
-        record = self._runs.pop(run_id)
+    def _on_forgotten(self, record: RunRecord) -> None:
         if record.is_durable and self._journal is not None:
-            self._journal.forget(run_id)
-        self._finished_bytes -= self._finished.pop(run_id, 0)
-        for key in [key for key, promise in self._promises.items() if promise.run_id == run_id]:
-            del self._promises[key]
+            self._journal.forget(record.id)
 
     def _read(self) -> list[Reading]:
         counts = (
             ("runs_running", "Runs that use the engine", len(self._tasks)),
             ("runs_waiting", "Runs that wait for a place", len(self._queue)),
-            ("runs_kept", "Finished runs that can be asked for", len(self._finished)),
+            ("runs_kept", "Finished runs that can be asked for", self.shelf.num_over),
         )
         if self._journal is not None:
             up = ("journal_up", "1 while runs outlive the process", self._journal.failure is None)

@@ -14,7 +14,7 @@ from helium_jax.server.state import CONFIG, REQUEST_ID, RUNS, STATE, TENANT
 
 async def get_events(request: web.Request) -> web.StreamResponse:
     """Every event of a run from its beginning, or from where a client had stopped reading."""
-    record = request.app[RUNS].get(request[TENANT], request.match_info["run_id"])
+    record = request.app[RUNS].shelf.get(request[TENANT], request.match_info["run_id"])
     place = parse_event_id(request.headers.get("Last-Event-ID"))
     if record.is_final and place is not None and not record.events.after(place):
         return web.Response(status=204)  # tells an EventSource not to come again

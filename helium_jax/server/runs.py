@@ -40,7 +40,7 @@ async def post_run(request: web.Request) -> web.StreamResponse:
         assert body is not None, "a body that cannot be read has problems"
         promise_key = _promise_key(request)
         digest = hashlib.blake2b(await request.read()).digest()
-        record = runs.promised(tenant, promise_key, digest)
+        record = runs.shelf.promised(tenant, promise_key, digest)
         if record is None:
             wished = _wished_limits(body, config.limits, warnings)
             job = await make_job(request, body, wished, may_lack_rows=False)
@@ -67,7 +67,7 @@ async def post_run(request: web.Request) -> web.StreamResponse:
 
 async def get_runs(request: web.Request) -> web.Response:
     """The runs of the asking key."""
-    records = request.app[RUNS].list_runs(request[TENANT])
+    records = request.app[RUNS].shelf.list_runs(request[TENANT])
     return json_response(RunList(data=[record.describe() for record in records]))
 
 
@@ -154,7 +154,7 @@ async def delete_run(request: web.Request) -> web.Response:
 
 
 def _find(request: web.Request) -> RunRecord:
-    return request.app[RUNS].get(request[TENANT], request.match_info["run_id"])
+    return request.app[RUNS].shelf.get(request[TENANT], request.match_info["run_id"])
 
 
 def _check_manner(body: RunBody, found: Findings) -> None:

@@ -130,3 +130,33 @@ async def test_nothing_was_compiled_after_the_start(served):
     lines = (await served.get("/metrics")).body.decode().splitlines()
     assert 'helium:recompiles_after_warmup_total{worker="0"} 0.0' in lines
     await until_idle(served)
+
+
+async def test_a_plan_is_warmed_run_and_explained(served):
+    plan = {
+        "version": "helium/v1",
+        "inputs": {"q": {"type": "text"}},
+        "ops": {
+            "a": {"type": "llm.completion", "prompt": LONG["prompt"] + "{{q}}", "max_tokens": 4},
+            "b": {"type": "llm.completion", "prompt": "{{q}}{{a}}", "max_tokens": 4},
+        },
+        "outputs": {"b": "b"},
+    }
+    await served.post("/v1/cache/reset", {})
+    warmed = (await served.post("/v1/cache/warm", {"plan": plan, "pin": True})).json()
+    (prefix,) = warmed["prefixes"]
+    assert prefix["resident"] == prefix["computed"] == 48
+    body = {"plan": plan, "inputs": [{"q": text} for text in "xyz"]}
+    run = (await served.post("/v1/runs", body)).json()
+    assert (run["state"], run["result"]) == ("completed", "whole")
+    assert run["usage"]["kv_cached"] >= 3 * 48
+    again = (await served.post("/v1/runs", {**body, "policy": "naive"})).json()
+    assert again["outputs"] == run["outputs"]
+    assert again["usage"]["calls"] == 0
+    report = await served.get(f"/v1/runs/{run['id']}/explain?analyze=true&format=json")
+    assert report.json()["operators"]["a"]["actual"]["kv_cached"] >= 3 * 48
+    pin = prefix["pin"]["id"]
+    assert (await served.get("/v1/cache")).json()["kv"][0]["pinned"] == 3
+    assert (await served.ask("DELETE", f"/v1/cache/pins/{pin}")).status == 200
+    assert (await served.get("/v1/cache")).json()["kv"][0]["pinned"] == 0
+    await until_idle(served)

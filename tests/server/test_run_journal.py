@@ -163,12 +163,14 @@ async def test_restored_runs_belong_to_their_key_and_their_idempotency_key(serve
 async def test_a_deleted_run_does_not_come_back_and_a_waiting_one_is_interrupted(serve, tmp_path):
     limits = Limits(runs_running=1)
     async with serve(stuck(), state_dir=tmp_path, limits=limits) as served:
-        ids = [(await served.post("/v1/runs", BACKGROUND)).json()["id"] for _ in range(3)]
+        ids = [(await served.post("/v1/runs", BACKGROUND)).json()["id"] for _ in range(4)]
         await served.post(f"/v1/runs/{ids[2]}/cancel", b"")
         await served.ask("DELETE", f"/v1/runs/{ids[2]}")
+        await served.post(f"/v1/runs/{ids[3]}/cancel", b"")
     async with serve(state_dir=tmp_path) as served:
         runs = (await served.get("/v1/runs")).json()["data"]
-        assert {run["id"]: run["state"] for run in runs} == dict.fromkeys(ids[:2], "interrupted")
+        states = {run["id"]: run["state"] for run in runs}
+        assert states == {**dict.fromkeys(ids[:2], "interrupted"), ids[3]: "cancelled"}
 
 
 async def test_only_background_runs_are_kept(serve, tmp_path):
