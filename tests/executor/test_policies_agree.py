@@ -92,7 +92,8 @@ async def test_5_1_every_policy_gives_them_in_every_way(name):
     await agree(name, itertools.product(ORDERS, HOW, WORKERS, (0, 1)))
 
 
-@pytest.mark.parametrize("name", ["debate-mmlu", "reflection", "map-reduce-mmlu"])
+# The oracle computes a value again wherever it is used, which trading does too often.
+@pytest.mark.parametrize("name", [name for name in WORKLOADS if not name.startswith("trading")])
 async def test_5_1_the_naive_run_gives_the_outputs_of_the_oracle(name):
     workload = make(name)
     rows = list(workload.rows)
