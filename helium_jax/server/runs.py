@@ -225,6 +225,7 @@ async def _explain(request: web.Request, record: RunRecord, is_analysis: bool) -
         prepared,
         kv_tokens=setting.kv_tokens,
         num_workers=setting.num_workers,
+        page_size=setting.page_size,
         decode=lambda ids: _decode(session.codec, ids),
         result=record.result if is_analysis else None,
     )
