@@ -240,7 +240,7 @@ def make_app(
     app[STARTED_UNIX] = int(time.time())
     metrics = app[METRICS] = Metrics(model_name=runtime.generator.info.name)
     metrics.add_source(lambda: health.read_engines(runtime.generator))
-    service = app[RUNS] = RunService(config, metrics, working=app[STATE].working)
+    service = app[RUNS] = RunService(config, metrics, state=app[STATE])
 
     async def keep_session(app: web.Application) -> AsyncIterator[None]:
         async with (

@@ -36,6 +36,7 @@ from helium_jax.server.run_metrics import count_result
 from helium_jax.server.run_record import FINAL, HeldEvent, RunRecord, State, describe_usage
 from helium_jax.server.run_rest import Rest, find_rest
 from helium_jax.server.run_shelf import RunShelf
+from helium_jax.server.state import ServerState
 from helium_jax.telemetry.metrics import Metrics, Reading
 
 log = logging.getLogger(__name__)
@@ -55,14 +56,14 @@ class RunService:
         config: ServerConfig,
         metrics: Metrics,
         *,
-        working: set["asyncio.Task[object]"],
+        state: ServerState,
         now: Callable[[], float] = time.time,
     ) -> None:
         """
         Args:
             config: limits, above all.
             metrics: gains what runs did.
-            working: tasks that a shutdown waits for; gains those of runs.
+            state: whose working tasks a shutdown waits for; gains those of runs.
             now: seconds since the epoch.
         """
         limits = config.limits
@@ -72,7 +73,7 @@ class RunService:
         self.now = now
         self._limits = limits
         self._metrics = metrics
-        self._working = working
+        self._state = state
         self._session: Session | None = None
         self._journal: Journal | None = None
         self._queue: list[tuple[int, int, RunRecord]] = []
@@ -257,6 +258,8 @@ class RunService:
 
     def _fill(self) -> None:
         """Starts waiting runs while there is room."""
+        if self._state.is_aborting:
+            return  # what waits will be interrupted, as what runs is
         while self._queue and len(self._tasks) < self._limits.runs_running:
             _, _, record = heapq.heappop(self._queue)
             record.state = "planning"
@@ -264,13 +267,13 @@ class RunService:
             record.control = RunControl()
             task: asyncio.Task[object] = asyncio.create_task(self._run(record), name=record.id)
             self._tasks.add(task)
-            self._working.add(task)
+            self._state.working.add(task)
             task.add_done_callback(self._leave)
 
     def _leave(self, task: asyncio.Task[object]) -> None:
         self._tasks.discard(task)
         self._fill()  # before the task leaves: a shutdown waits for what it lets in
-        self._working.discard(task)
+        self._state.working.discard(task)
 
     async def _run(self, record: RunRecord) -> None:
         state: State = "failed"

@@ -127,7 +127,7 @@ POSTS = [
     (route.operation.path, route.operation.body, stream)
     for route in ROUTES
     for stream in ([False, True] if route.operation.streams else [False])
-    if route.operation.method == "post"
+    if route.operation.body is not None
 ]
 
 
