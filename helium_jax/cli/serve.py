@@ -40,6 +40,11 @@ LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
     help="Key that lets clients in; repeatable. Also from HELIUM_API_KEY, separated by spaces.",
 )
 @click.option(
+    "--admin-key",
+    multiple=True,
+    help="Key that alone may empty the caches; repeatable.  [default: every key]",
+)
+@click.option(
     "--api-key-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="File with one key a line.",
@@ -91,6 +96,7 @@ def serve(model: str, name: str | None, alias: tuple[str, ...], **options: Any) 
         host=options["host"],
         port=options["port"],
         api_keys=keys,
+        admin_keys=options["admin_key"],
         served_names=alias,
         strict=options["strict"],
         state_dir=options["state_dir"],
@@ -195,7 +201,7 @@ def _warm(plan: Plan, server: RunningServer, config: ServerConfig, console: Cons
         except urllib.error.HTTPError as error:
             message = json.load(error)["error"]["message"]
             console.print(f"{plan.name or plan.plan_id} is not warm: {message}", style="yellow")
-            return
+            continue
         tokens = sum(prefix["resident"] for prefix in prefixes)
         console.print(f"{plan.name or plan.plan_id}: {tokens} tokens of its prompts are warm")
 
