@@ -70,6 +70,18 @@ class PlannedUses:
                 return min((self._rank(n, call.row) for n in later), default=None)
         return None
 
+    def next_reader(self, call: ReadyCall) -> tuple[str, int, bool] | None:
+        """The next operator that begins with what only this row has of a prompt; how many tokens
+        of the prompt that is, and whether the answer comes with it. None if there is no such."""
+        node = self._graph.by_name.get(call.operator)
+        for stem in self._stems.get(call.operator, ()):
+            later = [n for n in stem.operators if self._open[n].has(call.row)]
+            if node is not None and stem.scope == "row" and later:
+                reader = min(later, key=lambda name: self._rank(name, call.row))
+                length = _stem_tokens(node, len(stem.path), len(call.token_ids))
+                return reader, length, len(stem.path) == len(node.segments)
+        return None
+
     def started(self, call: ReadyCall) -> list[PrefixUse]:
         """What to say while a call runs: its pages are there now and cannot go yet."""
         return self._tell(call, is_over=False)

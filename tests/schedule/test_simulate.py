@@ -155,10 +155,15 @@ def test_planned_uses_keep_what_least_recent_use_would_drop():
     assert runs["plan"].hit_rate > 0.4
 
 
-def test_under_pressure_helium_computes_less_than_every_baseline():
-    graph = debate(24)
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_under_pressure_helium_computes_less_than_every_baseline(num_workers):
+    graph = debate(24 * num_workers)
     setting = DispatchSetting(
-        page_size=8, kv_tokens=960, max_num_seqs=8, max_num_batched_tokens=256
+        num_workers=num_workers,
+        page_size=8,
+        kv_tokens=960,
+        max_num_seqs=8,
+        max_num_batched_tokens=256,
     )
     runs = {name: simulate(graph, make, setting, seconds) for name, make in POLICIES.items()}
     prefills = {name: run.work.prefill_tokens for name, run in runs.items()}

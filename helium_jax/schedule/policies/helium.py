@@ -22,7 +22,8 @@ from helium_jax.schedule.soft_schedule import SoftSchedule, plan_schedule, resch
 
 QUEUE_SHARE = 0.25  # calls beyond a worker's places, so that it finds its next one at once
 OUTPUT_WEIGHT = 2.0  # an output token's time beside that of a prompt token, in a full batch
-HELD_SHARE = 0.75  # of an answer, to be counted as held: calls of one time are not all at their end
+HELD_SHARE = 0.4  # of an answer counts as held: when a call begins, others are about to end
+KEPT_SHARE = 0.5  # of idle pages that calls before this one will read: recomputing costs less
 DEFAULT_OUTPUT = 256.0  # tokens of an answer about which nothing is known
 FIRST_REVIEW = 16  # the plan is looked at again after this fraction of the calls, then twice it
 MIN_REVIEW = 32  # calls; below that a plan is over before another one is made
@@ -35,10 +36,11 @@ _Key = tuple[int, int, tuple[int, ...], int]  # priority, place in the plan, ite
 def helium(graph: CallGraph, setting: DispatchSetting) -> Dispatcher:
     """Best effort (paper section 6): engines are kept full with ready calls in planned order.
 
-    A worker holds as many calls as it has places and pages for; what is beyond waits here, where
-    it can still be overtaken. A call goes to the worker that has most of its prompt, the least
-    loaded of those. Where that one is full and another is not, the other takes the calls that lose
-    least by it; the first of a prefix group makes the next ones lose nothing, so groups move whole.
+    A worker holds as many calls as it has places and pages for, beside idle pages that calls before
+    them in the plan will read; what is beyond waits here, where it can still be overtaken. A call
+    goes to the worker that has most of its prompt, the least loaded of those. Where that one is
+    full and another is not, the other takes the calls that lose least by it; the first of a prefix
+    group makes the next ones lose nothing, so groups move whole.
 
     Strict (`setting.strict`): no call overtakes one that comes before it in the plan.
     """
@@ -55,6 +57,7 @@ class _Worker:
         num_calls: that it has.
         readers: of every prompt page that these read: a page that several read is there once.
         num_private: pages that each of them has for itself, its answer's among them.
+        kept: calls that will read idle pages of their row here: the call's rank, and how many.
         work: tokens to compute, answers weighted.
     """
 
@@ -63,6 +66,7 @@ class _Worker:
     num_calls: int = 0
     readers: Counter[int] = field(default_factory=Counter)
     num_private: int = 0
+    kept: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
     work: float = 0.0
 
 
@@ -138,12 +142,15 @@ class _Helium:
                 del flight.worker.readers[page]
         flight.worker.work -= flight.work
         self._news += self._uses.finished(call)
+        self._keep(call, flight.worker, output_tokens)
         self._num_finished += 1
         self._lengths.observe(call.operator, output_tokens)
         if self._num_finished >= self._next_review:
             self._review()
 
     def closed(self, operator: str, row: int) -> None:
+        for worker in self._workers:
+            worker.kept.pop((operator, row), None)
         self._uses.close(operator, row)
         self._closing.add(operator)
         self._over.append((operator, row))
@@ -260,7 +267,10 @@ class _Helium:
         if worker.num_calls >= self._most:
             return False
         more = sum(page not in worker.readers for page in self._pages[call.call_id])
+        rank = self._order.rank(call.operator, call.row)
+        kept = sum(pages for sooner, pages in worker.kept.values() if sooner < rank)
         needed = len(worker.readers) + worker.num_private + more + self._private_pages(call)
+        needed += int(KEPT_SHARE * kept)
         return needed <= self._setting.kv_tokens // self._setting.page_size
 
     def _send(self, call: ReadyCall, worker: _Worker) -> Release:
@@ -268,6 +278,8 @@ class _Helium:
         cached = worker.resident.match(pages) * self._setting.page_size
         work = len(call.token_ids) - cached + OUTPUT_WEIGHT * self._output_tokens(call)
         num_private = self._private_pages(call)
+        for other in self._workers:
+            other.kept.pop((call.operator, call.row), None)
         worker.num_calls += 1
         worker.readers.update(pages)
         worker.num_private += num_private
@@ -289,6 +301,16 @@ class _Helium:
             priority=call.priority,
             planned_next_use=next_use,
         )
+
+    def _keep(self, call: ReadyCall, worker: _Worker, output_tokens: int) -> None:
+        """Notes what the row's next call will find on the worker."""
+        found = self._uses.next_reader(call)
+        if found is not None:
+            reader, num_tokens, has_answer = found
+            num_pages = (num_tokens + has_answer * output_tokens) // self._setting.page_size
+            rank = self._order.rank(reader, call.row)
+            _, most = worker.kept.get((reader, call.row), (rank, 0))
+            worker.kept[reader, call.row] = rank, max(most, num_pages)
 
     def _private_pages(self, call: ReadyCall) -> int:
         """Pages beyond the full ones of its prompt that a call will have at its end."""
