@@ -5,9 +5,11 @@ from dataclasses import replace
 
 from helium_jax.errors import CapacityError
 from helium_jax.executor import RunOptions, Session
+from helium_jax.executor.policy import dispatch_setting
 from helium_jax.executor.precompute import StaticPrefix, choose_prefixes, worth_warming
 from helium_jax.plan import PlanBuilder
 from helium_jax.testing import FakeGenerator, FakeText, settle
+from helium_jax.types import ModelInfo
 from tests.executor.test_executor import rows_of, to_bytes
 
 PAGE = 16
@@ -152,3 +154,39 @@ async def test_nothing_is_computed_early_that_would_evict():
     result = await run(engine, builder.build(), rows_of(2), precompute=False)
     assert engine.warmed == []
     assert result.statistics.precomputed == 0
+
+
+async def test_nothing_is_computed_early_for_a_call_that_waits_for_a_whole_chain():
+    builder = PlanBuilder()
+    q = builder.input("q")
+    note = builder.completion("Note " + q, name="note")
+    more = builder.completion("More " + note, name="more")
+    builder.output("o", builder.completion("Judge at length " + q + note + more, name="judge"))
+    engine = Recording()
+    await run(engine, builder.build(), rows_of(2), precompute=False)
+    judged = [to_bytes(prefix) for prefix in engine.warmed if b"Judge" in to_bytes(prefix)]
+    assert len(judged) <= 2  # once a row, and not before the note is there
+    assert all(len(text) > len(b"Judge at length question 0") for text in judged)
+
+
+async def test_nothing_is_computed_early_where_the_call_may_not_go():
+    builder = PlanBuilder()
+    q = builder.input("q")
+    opinion = builder.completion("Opinion? " + q, name="opinion")
+    builder.output("o", builder.completion("Judge " + q + opinion, name="judge"))
+    info = ModelInfo(
+        name="fake", vocab_size=300, max_model_len=1000, num_workers=2, max_num_seqs=4, version="1"
+    )
+    engine = Recording(info=info)
+    await run(engine, builder.build(), rows_of(2), precompute=False)
+    assert engine.warmed == []
+
+
+def test_policies_are_told_the_pool_and_not_the_models_context():
+    info = ModelInfo(
+        name="fake", vocab_size=300, max_model_len=10_000_000, max_num_seqs=4, version="1"
+    )
+    generator = FakeGenerator(info=info, page_size=PAGE)
+    cache = generator.statistics()[0].cache
+    setting = dispatch_setting(generator, RunOptions())
+    assert setting.kv_tokens == cache.num_pages * PAGE < info.max_model_len
