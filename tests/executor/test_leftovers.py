@@ -49,7 +49,8 @@ class Shell:
                     assert ("call", call.call_id) not in self.pending
                     self.pending["call", call.call_id] = self.answer(call, ids)
                 case CancelCall(call_id=call_id):
-                    del self.pending["call", call_id]
+                    # One that is encoded and waits for its release has no event to come.
+                    self.pending.pop(("call", call_id), None)
                 case CallFunction(invocation_id=number, function=function, args=args):
                     self.pending["function", number] = self.invoke(number, function, args)
                 case CancelFunction(invocation_id=number):
