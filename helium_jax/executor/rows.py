@@ -18,7 +18,8 @@ def bind_rows(
 ) -> tuple[int, dict[str, tuple[str, ...]]]:
     """The number of rows, and the values of every operator that needs no work, by its name.
 
-    A value of the wrong type is the empty text here: its row fails alone, see `find_bad_values`.
+    A value of the wrong type, or no valid Unicode, is the empty text here: its row fails alone,
+    see `find_bad_values`.
 
     Raises:
         RequestError: a row lacks a column or has an unknown one; names the row, counted from 1.
@@ -49,12 +50,12 @@ def bind_rows(
 
 
 def find_bad_values(plan: Plan, rows: Sequence[Mapping[str, object]]) -> dict[int, RowError]:
-    """The rows that have a value of the wrong type, and which; rows that `bind_rows` takes."""
+    """The rows with a value of the wrong type or no Unicode text; rows that `bind_rows` takes."""
     types: dict[str, ValueType] = {node.name: node.type for node in plan.inputs}
     bad: dict[int, RowError] = {}
     for index, row in enumerate(rows):
         for name, type_ in types.items():
-            fault = value_fault(row[name], type_)
+            fault = _value_fault(row[name], type_)
             if fault is not None:
                 message = f"column {name!r} {fault}"
                 bad[index] = RowError(row=index, operator=name, code="bad_value", message=message)
@@ -64,7 +65,18 @@ def find_bad_values(plan: Plan, rows: Sequence[Mapping[str, object]]) -> dict[in
 
 def _render(value: object, type_: ValueType) -> str:
     # Checked: a value of a declared type is a text, number or boolean.
-    return render_value(cast(Value, value)) if value_fault(value, type_) is None else ""
+    return render_value(cast(Value, value)) if _value_fault(value, type_) is None else ""
+
+
+def _value_fault(value: object, type_: ValueType) -> str | None:
+    fault = value_fault(value, type_)
+    if fault is None and isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            code = ord(value[error.start])
+            return f"has the lone surrogate U+{code:04X} at character {error.start}; send Unicode"
+    return fault
 
 
 def _row_faults(index: int, row: object, types: Mapping[str, ValueType]) -> list[tuple[str, str]]:

@@ -476,6 +476,16 @@ async def test_a_row_whose_value_has_the_wrong_type_fails_alone(value, what):
     assert len(engine.requests) == 8
 
 
+async def test_a_row_with_a_lone_surrogate_fails_alone_and_is_never_encoded():
+    engine = Engine()
+    result = await run(map_reduce(), [*rows_of(2), {"q": "a\ud800"}], engine)
+    assert [row.outputs["summary"] is None for row in result.rows] == [False, False, True]
+    what = "has the lone surrogate U+D800 at character 1; send Unicode"
+    assert [str(error) for error in result.errors] == [f"row 3, operator q: column 'q' {what}"]
+    assert result.errors[0].code == "bad_value"
+    assert len(engine.requests) == 8
+
+
 async def test_a_bad_value_ends_a_run_that_may_have_no_failure():
     builder = PlanBuilder()
     number = builder.input("n", type="int")
