@@ -14,8 +14,6 @@ hypothesis.settings.load_profile("unhurried")
 def pytest_configure(config: pytest.Config) -> None:
     """Most of the suite's time is compiling, so programs go to pytest's own cache folder."""
     folder = config.cache.mkdir("programs")  # type: ignore[union-attr]
-    # Only a bounded cache takes a file lock, which the processes of one run need.
-    jax.config.update("jax_compilation_cache_max_size", 16 * 2**30)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
