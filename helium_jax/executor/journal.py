@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from helium_jax.errors import RequestError
+from helium_jax.executor.sqlite_file import claim, connect
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class Journal:
         self._lock = _lock(folder)
         self._writes: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         with self._giving_up():
-            connection = self._connect()
+            connection = connect(self._path, max_bytes=self._max_bytes, busy_seconds=BUSY_SECONDS)
             try:
                 self._read(connection)
             finally:
@@ -127,22 +128,8 @@ class Journal:
 
     # --- opening, on the caller's thread ------------------------------------------------------
 
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        (page_size,) = connection.execute("PRAGMA page_size").fetchone()
-        connection.execute(f"PRAGMA max_page_count = {max(self._max_bytes // page_size, 1)}")
-        return connection
-
     def _read(self, connection: sqlite3.Connection) -> None:
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        (format_,) = connection.execute("PRAGMA user_version").fetchone()
-        (num_tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if num_tables and (application, format_) != (APPLICATION_ID, FORMAT):
-            raise sqlite3.DatabaseError(f"is no journal of format {FORMAT}")
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {FORMAT}")
+        claim(connection, application_id=APPLICATION_ID, format_=FORMAT, what="journal")
         connection.execute(
             "CREATE TABLE IF NOT EXISTS runs (number INTEGER PRIMARY KEY, run_id TEXT UNIQUE "
             "NOT NULL, request BLOB NOT NULL, state TEXT NOT NULL, attempt INTEGER NOT NULL)"
@@ -173,7 +160,9 @@ class Journal:
         connection: sqlite3.Connection | None = None
         if self.failure is None:
             with self._giving_up():
-                connection = self._connect()
+                connection = connect(
+                    self._path, max_bytes=self._max_bytes, busy_seconds=BUSY_SECONDS
+                )
         is_last = False
         while not is_last:
             batch = self._next_batch()

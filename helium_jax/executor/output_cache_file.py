@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from helium_jax.executor.sqlite_file import claim, connect
+
 log = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x68656C69  # "heli": tells our files from other programs'
@@ -89,7 +91,9 @@ class OutputFile:
         self._use = 0  # orders entries by their last use
         with self._giving_up():
             path.parent.mkdir(parents=True, exist_ok=True)
-            connection = self._connect()
+            connection = connect(
+                self._path, max_bytes=self._max_file_bytes, busy_seconds=BUSY_SECONDS
+            )
             try:
                 self._read(connection)
             finally:
@@ -142,23 +146,8 @@ class OutputFile:
 
     # --- opening, on the caller's thread ------------------------------------------------------
 
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
-        connection.execute("PRAGMA journal_mode = WAL")
-        # A crash of the machine may lose the last answers; it does not damage the file.
-        connection.execute("PRAGMA synchronous = NORMAL")
-        (page_size,) = connection.execute("PRAGMA page_size").fetchone()
-        connection.execute(f"PRAGMA max_page_count = {self._max_file_bytes // page_size}")
-        return connection
-
     def _read(self, connection: sqlite3.Connection) -> None:
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        (format_,) = connection.execute("PRAGMA user_version").fetchone()
-        (num_tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if num_tables and (application, format_) != (APPLICATION_ID, FORMAT):
-            raise sqlite3.DatabaseError(f"is no output cache of format {FORMAT}")
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {FORMAT}")
+        claim(connection, application_id=APPLICATION_ID, format_=FORMAT, what="output cache")
         connection.execute(
             "CREATE TABLE IF NOT EXISTS outputs (key BLOB PRIMARY KEY, payload BLOB NOT NULL, "
             "digest BLOB NOT NULL, stored_at REAL NOT NULL, used INTEGER NOT NULL)"
@@ -181,7 +170,9 @@ class OutputFile:
     def _run(self) -> None:
         connection: sqlite3.Connection | None = None
         with self._giving_up():
-            connection = self._connect()
+            connection = connect(
+                self._path, max_bytes=self._max_file_bytes, busy_seconds=BUSY_SECONDS
+            )
         while True:
             batch = self._next_batch()
             if connection is not None and self.failure is None:
