@@ -344,9 +344,9 @@ async def test_a_dead_engine_answers_everyone(make_loop, caplog):
         )
         await asyncio.sleep(0.01)
         with pytest.raises(InternalError, match="engine failed"):
-            await asyncio.wait_for(collect(engine, make_request("bomb", (1,))), 10)
+            await asyncio.wait_for(collect(engine, make_request("bomb", (1,))), 2)
         with pytest.raises(InternalError, match="engine failed"):
-            await asyncio.wait_for(waiting, 10)
+            await asyncio.wait_for(waiting, 2)
 
 
 def test_a_failed_step_fails_its_sequences_only(make_loop, caplog):

@@ -85,10 +85,10 @@ async def test_a_dead_worker_fails_its_requests_and_the_others_go_on(make_pool, 
         await asyncio.sleep(0.01)
         for req in (request("bomb", (1,), worker=0), request("late", (1,), worker=0)):
             with pytest.raises(InternalError) as failure:
-                await asyncio.wait_for(collect(pool, req), 10)
+                await asyncio.wait_for(collect(pool, req), 2)
             assert failure.value.code == "worker_failed"
         with pytest.raises(InternalError) as failure:
-            await asyncio.wait_for(lost, 10)
+            await asyncio.wait_for(lost, 2)
         assert failure.value.code == "worker_failed"
         assert len(await kept) == 90
         assert [each.is_alive for each in pool.statistics()] == [False, True]
