@@ -31,6 +31,7 @@ class Piece:
         token_ids: the new ids.
         logprobs: one per new id, if asked for.
         finish_reason: "stop" or "length" on a sequence's last piece.
+        stopped_by: the stop string that ended the sequence, on its last piece.
         usage: so far, this piece included.
     """
 
@@ -40,6 +41,7 @@ class Piece:
     usage: Usage
     logprobs: tuple[TokenLogprobs, ...] = ()
     finish_reason: str | None = None
+    stopped_by: str | None = None
 
 
 class Pieces:
@@ -124,7 +126,7 @@ async def _run_one(
     try:
         answer = stream_answer(generator, request, detokenizer)
         async with contextlib.aclosing(answer):
-            await _pump(answer, index, metrics, started, pieces)
+            await _pump(answer, detokenizer, index, metrics, started, pieces)
     except HeliumError as error:
         pieces.put(error)
     except Exception as error:
@@ -134,6 +136,7 @@ async def _run_one(
 
 async def _pump(
     answer: AsyncIterator[AnswerPiece],
+    detokenizer: Detokenizer,
     index: int,
     metrics: Metrics,
     started: float,
@@ -165,6 +168,7 @@ async def _pump(
                 token_ids=gained.token_ids,
                 logprobs=gained.logprobs,
                 finish_reason=gained.finish_reason,
+                stopped_by=detokenizer.stopped_by,
                 usage=gained.usage,
             )
         )

@@ -1,18 +1,18 @@
 """POST /v1/chat/completions and /v1/completions."""
 
 import asyncio
-import contextlib
 import hashlib
 import hmac
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
 from aiohttp import web
 
 from helium_jax.errors import HeliumError
+from helium_jax.server.admission import working
 from helium_jax.server.bodies import (
     FOREIGN_CHAT_FIELDS,
     FOREIGN_COMPLETION_FIELDS,
@@ -36,7 +36,7 @@ from helium_jax.server.reading import Findings
 from helium_jax.server.receive import finish_reading, parse_body, receive_object
 from helium_jax.server.replies import UsageReply
 from helium_jax.server.sampling import SEED_RANGE, check_foreign, check_sampling, stop_strings
-from helium_jax.server.sse import EventStream
+from helium_jax.server.sse import EventStream, Wire
 from helium_jax.server.state import CONFIG, METRICS, REQUEST_ID, RUNTIME, STATE, TENANT
 from helium_jax.types import GenerateRequest, SamplingParams, Usage
 
@@ -88,7 +88,7 @@ async def post_chat(request: web.Request) -> web.StreamResponse:
         check_fits(len(ids), sampling.max_tokens, info.max_model_len, "messages")
         job = _make_job(request, body, [tuple(ids)], sampling, started)
         heading = _heading(request, "chatcmpl", warnings)
-        return await _answer(request, job, ChatFormat(heading, runtime.text))
+        return await answer(request, job, ChatFormat(heading, runtime.text))
 
 
 async def post_completions(request: web.Request) -> web.StreamResponse:
@@ -130,26 +130,7 @@ async def post_completions(request: web.Request) -> web.StreamResponse:
             )
         job = _make_job(request, body, encoded, sampling, started)
         heading = _heading(request, "cmpl", warnings)
-        return await _answer(request, job, CompletionFormat(heading, runtime.text, echoes))
-
-
-@contextlib.contextmanager
-def working(request: web.Request) -> Iterator[None]:
-    """Counts the current task as work that a shutdown waits for.
-
-    Raises:
-        UnavailableError: the shutdown has begun; nothing new is let in.
-    """
-    state = request.app[STATE]
-    if state.is_draining:
-        raise shutting_down()
-    task = asyncio.current_task()
-    assert task is not None, "handlers run in tasks"
-    state.working.add(task)
-    try:
-        yield
-    finally:
-        state.working.discard(task)
+        return await answer(request, job, CompletionFormat(heading, runtime.text, echoes))
 
 
 def model_names(request: web.Request) -> tuple[str, ...]:
@@ -248,7 +229,17 @@ def _heading(request: web.Request, prefix: str, warnings: list[str]) -> Heading:
     )
 
 
-async def _answer(request: web.Request, job: Job, form: Format) -> web.StreamResponse:
+async def answer(
+    request: web.Request,
+    job: Job,
+    form: Format,
+    *,
+    open_wire: Callable[[web.Request], Wire] = EventStream,
+) -> web.StreamResponse:
+    """Runs a job and writes its answer, whole or as events, in the format `form`.
+
+    `open_wire`: how events are put on the wire.
+    """
     runtime, metrics = request.app[RUNTIME], request.app[METRICS]
     running = run_sequences(
         runtime.generator,
@@ -260,7 +251,7 @@ async def _answer(request: web.Request, job: Job, form: Format) -> web.StreamRes
     try:
         async with running as pieces:
             if job.streams:
-                return await _stream(request, job, form, pieces)
+                return await _stream(request, job, form, pieces, open_wire(request))
             collected = [piece async for piece in _all_pieces(pieces)]
     except asyncio.CancelledError:
         metrics.count("requests_cancelled_total")
@@ -290,10 +281,9 @@ async def _all_pieces(pieces: Pieces) -> AsyncIterator[Piece]:
 
 
 async def _stream(
-    request: web.Request, job: Job, form: Format, pieces: Pieces
+    request: web.Request, job: Job, form: Format, pieces: Pieces, stream: Wire
 ) -> web.StreamResponse:
     config = request.app[CONFIG]
-    stream = EventStream(request, request[REQUEST_ID], config)
     usages = _zero_usages(job)
     try:
         while not pieces.is_finished:

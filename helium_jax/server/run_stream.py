@@ -9,7 +9,7 @@ from helium_jax.server.middleware import shutting_down
 from helium_jax.server.run_events import parse_event_id
 from helium_jax.server.run_record import RunRecord
 from helium_jax.server.sse import EventStream
-from helium_jax.server.state import CONFIG, REQUEST_ID, RUNS, STATE, TENANT
+from helium_jax.server.state import CONFIG, RUNS, STATE, TENANT
 
 
 async def get_events(request: web.Request) -> web.StreamResponse:
@@ -30,7 +30,7 @@ async def send_events(
         GoneError: some of it is no longer kept; nothing was sent.
     """
     config = request.app[CONFIG]
-    stream = EventStream(request, request[REQUEST_ID], config)
+    stream = EventStream(request)
     try:
         while True:
             is_final = record.is_final
