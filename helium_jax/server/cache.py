@@ -15,8 +15,9 @@ from helium_jax.executor.precompute import static_prefixes
 from helium_jax.explain import placeholder_row
 from helium_jax.optimizer import Profile
 from helium_jax.plan import Plan, Value
+from helium_jax.server.admission import working
 from helium_jax.server.errors import ForbiddenError
-from helium_jax.server.openai import derive_salt, working
+from helium_jax.server.openai import derive_salt
 from helium_jax.server.plan_bodies import ResetBody, WarmBody
 from helium_jax.server.plan_replies import (
     CacheReply,

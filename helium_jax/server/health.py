@@ -4,7 +4,8 @@ from aiohttp import web
 
 from helium_jax.errors import HeliumError
 from helium_jax.server.config import ServerConfig
-from helium_jax.server.state import CONFIG, METRICS, RUNS, RUNTIME, STATE, ServerState
+from helium_jax.server.lifecycle import ServerState
+from helium_jax.server.state import CONFIG, METRICS, RUNS, RUNTIME, STATE
 from helium_jax.telemetry.metrics import CONTENT_TYPE, Reading
 from helium_jax.types import EngineStatistics, Generator
 

@@ -7,7 +7,7 @@ import msgspec
 
 from helium_jax.executor import RunOptions
 from helium_jax.plan import RunLimits, plan_from_document
-from helium_jax.server.plan_request import PlanJob
+from helium_jax.server.plan_job import PlanJob
 from helium_jax.server.plan_shelf import PlanShelf
 
 

@@ -15,7 +15,8 @@ from aiohttp import web
 from helium_jax.errors import CapacityError, InternalError, RequestError
 from helium_jax.server.config import ServerConfig
 from helium_jax.server.errors import envelope
-from helium_jax.server.state import STATE, ServerState
+from helium_jax.server.lifecycle import ServerState
+from helium_jax.server.state import STATE
 
 log = logging.getLogger(__name__)
 _POLL_S = 0.02

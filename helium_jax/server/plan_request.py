@@ -4,7 +4,6 @@ import asyncio
 import dataclasses
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -22,32 +21,12 @@ from helium_jax.server.config import Limits
 from helium_jax.server.errors import BodyError
 from helium_jax.server.openai import derive_salt
 from helium_jax.server.plan_bodies import PlanFields, RunBody
+from helium_jax.server.plan_job import PlanJob
 from helium_jax.server.plan_shelf import KnownPlan
 from helium_jax.server.reading import MAX_NAMED, Findings
 from helium_jax.server.state import CONFIG, RUNS, TENANT
 
 POLICY_NAMES = (*POLICIES, AS_READY)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanJob:
-    """A plan over rows, checked as far as it can be without planning it.
-
-    Attributes:
-        known: the registered plan.
-        plan: the same, with this request's limits.
-        rows: values of the inputs.
-        num_rows: of the batch; a plan without inputs may have rows that were not given.
-        params: values of the parameters.
-        options: how it runs.
-    """
-
-    known: KnownPlan
-    plan: Plan
-    rows: tuple[Mapping[str, Any], ...]
-    num_rows: int
-    params: Mapping[str, Value]
-    options: RunOptions
 
 
 def check_plan_fields(body: PlanFields, limits: Limits, found: Findings) -> None:

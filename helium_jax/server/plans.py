@@ -12,7 +12,7 @@ from helium_jax.explain import (
     explain_plan,
     explain_stages,
 )
-from helium_jax.server.openai import working
+from helium_jax.server.admission import working
 from helium_jax.server.plan_bodies import ExplainBody, PlanBody
 from helium_jax.server.plan_replies import PlanList
 from helium_jax.server.plan_request import check_plan_fields, find_plan, make_job

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET
 
 from helium_jax.executor import Prepared, RunControl, RunResult
+from helium_jax.server.plan_job import PlanJob
 from helium_jax.server.plan_replies import (
     RowCounts,
     RowReply,
@@ -17,7 +18,6 @@ from helium_jax.server.plan_replies import (
     RunReply,
     RunUsage,
 )
-from helium_jax.server.plan_request import PlanJob
 from helium_jax.server.run_events import EventLog
 
 State = Literal[

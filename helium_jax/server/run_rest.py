@@ -6,7 +6,7 @@ from typing import Any
 
 from helium_jax.executor.events import OpRow, Progress, RowCompleted
 from helium_jax.plan import Const, Op, Plan
-from helium_jax.server.plan_request import PlanJob
+from helium_jax.server.plan_job import PlanJob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

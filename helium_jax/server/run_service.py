@@ -22,9 +22,10 @@ from helium_jax.optimizer import Profile
 from helium_jax.server.config import ServerConfig
 from helium_jax.server.errors import ConflictError
 from helium_jax.server.kept_run import pack_run, unpack_run
+from helium_jax.server.lifecycle import ServerState
 from helium_jax.server.pins import Pins
+from helium_jax.server.plan_job import PlanJob
 from helium_jax.server.plan_replies import RowReply, RunFailure
-from helium_jax.server.plan_request import PlanJob
 from helium_jax.server.plan_shelf import KnownPlan, PlanShelf
 from helium_jax.server.run_events import (
     EventLog,
@@ -36,7 +37,6 @@ from helium_jax.server.run_metrics import count_result
 from helium_jax.server.run_record import FINAL, HeldEvent, RunRecord, State, describe_usage
 from helium_jax.server.run_rest import Rest, find_rest
 from helium_jax.server.run_shelf import RunShelf
-from helium_jax.server.state import ServerState
 from helium_jax.telemetry.metrics import Metrics, Reading
 
 log = logging.getLogger(__name__)

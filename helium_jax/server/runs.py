@@ -10,9 +10,9 @@ from aiohttp import web
 from helium_jax.errors import RequestError
 from helium_jax.executor.policy import dispatch_setting
 from helium_jax.explain import Report, draw_timeline, explain_plan, make_report
+from helium_jax.server.admission import working
 from helium_jax.server.config import Limits
 from helium_jax.server.errors import ConflictError
-from helium_jax.server.openai import working
 from helium_jax.server.plan_bodies import CancelBody, RunBody
 from helium_jax.server.plan_replies import DeletedReply, RunList
 from helium_jax.server.plan_request import check_plan_fields, make_job

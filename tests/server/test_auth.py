@@ -2,7 +2,7 @@
 
 import pytest
 
-from helium_jax.server.app import ROUTES
+from helium_jax.server.routes import ROUTES
 
 KEYS = ("first-key", "zweiter-schlüssel")
 LONG = {"messages": [{"role": "user", "content": "many words " * 20}]}

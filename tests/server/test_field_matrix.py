@@ -5,7 +5,7 @@ import json
 import msgspec
 import pytest
 
-from helium_jax.server.app import ROUTES
+from helium_jax.server.routes import ROUTES
 from helium_jax.server.bodies import (
     FOREIGN_CHAT_FIELDS,
     FOREIGN_COMPLETION_FIELDS,

@@ -1,0 +1,200 @@
+"""The one table of routes: who answers what, from which /openapi.json is written too."""
+
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from aiohttp import web
+from msgspec import Struct
+
+from helium_jax.server import cache, health, models, openai, plans, run_stream, runs
+from helium_jax.server.bodies import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
+from helium_jax.server.middleware import Handler
+from helium_jax.server.openapi import Operation, describe
+from helium_jax.server.plan_bodies import (
+    CancelBody,
+    ExplainBody,
+    PlanBody,
+    ResetBody,
+    RunBody,
+    WarmBody,
+)
+from helium_jax.server.plan_replies import (
+    CacheReply,
+    DeletedReply,
+    PinList,
+    PlanList,
+    PlanReply,
+    ResetReply,
+    RunEventReply,
+    RunList,
+    RunReply,
+    WarmReply,
+)
+from helium_jax.server.replies import (
+    ChatChunk,
+    ChatReply,
+    CompletionReply,
+    DetokenizeReply,
+    ModelCard,
+    ModelList,
+    TokenizeReply,
+)
+
+VERSION = version("helium-jax")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """An operation and who carries it out."""
+
+    operation: Operation
+    handler: Handler
+
+
+def _post(
+    path: str,
+    summary: str,
+    handler: Handler,
+    *,
+    body: type[Struct],
+    reply: type[Struct] | None = None,
+    streams: type[Struct] | None = None,
+    may_lack_body: bool = False,
+) -> Route:
+    operation = Operation(
+        method="post",
+        path=path,
+        summary=summary,
+        body=body,
+        reply=reply,
+        streams=streams,
+        may_lack_body=may_lack_body,
+    )
+    return Route(operation=operation, handler=handler)
+
+
+def _get(
+    path: str,
+    summary: str,
+    handler: Handler,
+    *,
+    reply: type[Struct] | None = None,
+    streams: type[Struct] | None = None,
+    is_open: bool = False,
+) -> Route:
+    operation = Operation(
+        method="get", path=path, summary=summary, reply=reply, streams=streams, is_open=is_open
+    )
+    return Route(operation=operation, handler=handler)
+
+
+def _delete(path: str, summary: str, handler: Handler) -> Route:
+    operation = Operation(method="delete", path=path, summary=summary, reply=DeletedReply)
+    return Route(operation=operation, handler=handler)
+
+
+async def get_version(request: web.Request) -> web.Response:
+    """The version of helium-jax."""
+    return web.json_response({"version": VERSION})
+
+
+async def get_openapi(request: web.Request) -> web.Response:
+    """This API, described."""
+    operations = [route.operation for route in ROUTES]
+    return web.json_response(describe(operations, version=VERSION))
+
+
+ROUTES = (
+    _post(
+        "/v1/chat/completions",
+        "Continue a conversation",
+        openai.post_chat,
+        body=ChatBody,
+        reply=ChatReply,
+        streams=ChatChunk,
+    ),
+    _post(
+        "/v1/completions",
+        "Continue texts",
+        openai.post_completions,
+        body=CompletionBody,
+        reply=CompletionReply,
+        streams=CompletionReply,
+    ),
+    _get("/v1/models", "Models that are served", models.get_models, reply=ModelList),
+    _get("/v1/models/{model:.+}", "One model", models.get_model, reply=ModelCard),
+    _post(
+        "/tokenize",
+        "Token ids of a text or conversation",
+        models.post_tokenize,
+        body=TokenizeBody,
+        reply=TokenizeReply,
+    ),
+    _post(
+        "/detokenize",
+        "Text of token ids",
+        models.post_detokenize,
+        body=DetokenizeBody,
+        reply=DetokenizeReply,
+    ),
+    _post("/v1/plans", "Register a plan", plans.post_plan, body=PlanBody, reply=PlanReply),
+    _get("/v1/plans", "Registered plans", plans.get_plans, reply=PlanList),
+    _get("/v1/plans/schema", "JSON Schema of plans", plans.get_schema),
+    _post("/v1/plans/explain", "Explain a plan", plans.post_explain, body=ExplainBody),
+    _get("/v1/plans/{plan_id}", "One plan", plans.get_plan, reply=PlanReply),
+    _post(
+        "/v1/runs",
+        "Run a plan",
+        runs.post_run,
+        body=RunBody,
+        reply=RunReply,
+        streams=RunEventReply,
+    ),
+    _get("/v1/runs", "Runs", runs.get_runs, reply=RunList),
+    _get("/v1/runs/{run_id}", "One run", runs.get_run, reply=RunReply),
+    _delete("/v1/runs/{run_id}", "Forget a run", runs.delete_run),
+    _get(
+        "/v1/runs/{run_id}/events",
+        "What happens in a run",
+        run_stream.get_events,
+        streams=RunEventReply,
+    ),
+    _get("/v1/runs/{run_id}/outputs", "Finished rows as JSON lines", runs.get_outputs),
+    _get("/v1/runs/{run_id}/explain", "EXPLAIN, and ANALYZE, of a run", runs.get_explain),
+    _get("/v1/runs/{run_id}/timeline.svg", "Calls over time", runs.get_timeline),
+    _post(
+        "/v1/runs/{run_id}/cancel",
+        "Cancel a run",
+        runs.post_cancel,
+        body=CancelBody,
+        reply=RunReply,
+        may_lack_body=True,
+    ),
+    Route(
+        operation=Operation(
+            method="post",
+            path="/v1/runs/{run_id}/resume",
+            summary="Go on with an interrupted run",
+            reply=RunReply,
+        ),
+        handler=runs.post_resume,
+    ),
+    _get("/v1/cache", "What is cached", cache.get_cache, reply=CacheReply),
+    _post("/v1/cache/warm", "Compute KV ahead", cache.post_warm, body=WarmBody, reply=WarmReply),
+    _get("/v1/cache/pins", "Pins", cache.get_pins, reply=PinList),
+    _delete("/v1/cache/pins/{pin_id}", "Give a pin back", cache.delete_pin),
+    _post(
+        "/v1/cache/reset",
+        "Empty the caches",
+        cache.post_reset,
+        body=ResetBody,
+        reply=ResetReply,
+        may_lack_body=True,
+    ),
+    _get("/health", "Ready for work", health.get_ready),
+    _get("/health/ready", "Ready for work", health.get_ready),
+    _get("/health/live", "The process answers", health.get_live, is_open=True),
+    _get("/metrics", "Prometheus metrics", health.get_metrics),
+    _get("/version", "Version of helium-jax", get_version, is_open=True),
+    _get("/openapi.json", "This description", get_openapi),
+)
