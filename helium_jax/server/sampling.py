@@ -1,5 +1,6 @@
 """The rules between a body's fields, and its sampling parameters."""
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from helium_jax.server.bodies import ChatBody, CompletionBody, SamplingFields
@@ -84,17 +85,24 @@ def stop_strings(body: SamplingFields) -> tuple[str, ...]:
     return (body.stop,) if isinstance(body.stop, str) else tuple(body.stop)
 
 
-def _check_stop(body: SamplingFields, info: ModelInfo, limits: Limits, found: Findings) -> None:
-    stops = stop_strings(body)
+def check_stop_strings(
+    stop: str | Sequence[str], name: str, limits: Limits, found: Findings
+) -> None:
+    """Checks the stop strings that stand in the field `name`."""
+    stops = (stop,) if isinstance(stop, str) else stop
     if len(stops) > limits.stop_strings:
-        found.add("stop", f"has {len(stops)} strings; the limit is {limits.stop_strings}")
+        found.add(name, f"has {len(stops)} strings; the limit is {limits.stop_strings}")
         return
     for i, text in enumerate(stops):
-        path = "stop" if isinstance(body.stop, str) else f"stop[{i}]"
+        path = name if isinstance(stop, str) else f"{name}[{i}]"
         if not text:
             found.add(path, "is empty, which would stop at once; leave it out")
         elif len(text) > limits.stop_chars:
             found.add(path, f"has {len(text)} characters; the limit is {limits.stop_chars}")
+
+
+def _check_stop(body: SamplingFields, info: ModelInfo, limits: Limits, found: Findings) -> None:
+    check_stop_strings(() if body.stop is None else body.stop, "stop", limits, found)
     ids = body.stop_token_ids or []
     if len(ids) > limits.stop_token_ids:
         found.add("stop_token_ids", f"has {len(ids)} ids; the limit is {limits.stop_token_ids}")
