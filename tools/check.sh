@@ -9,3 +9,4 @@ use_venv .venv "$python" --group test --group lint
 .venv/bin/ruff check .
 .venv/bin/pyright
 .venv/bin/lint-imports
+.venv/bin/python tools/client_table.py --check
