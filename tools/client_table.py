@@ -50,7 +50,7 @@ def read_marks(path: Path) -> Iterator[Shown]:
             match decorator:
                 case ast.Call(func=ast.Attribute(attr="shows"), keywords=keywords):
                     fields = {
-                        one.arg: one.value.value
+                        one.arg: str(one.value.value)
                         for one in keywords
                         if one.arg is not None and isinstance(one.value, ast.Constant)
                     }
