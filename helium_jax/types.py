@@ -5,7 +5,7 @@ here knows text (that is `helium_jax.text`), plans, pages or arrays.
 """
 
 import enum
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -249,6 +249,49 @@ class CacheSnapshot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CachedPrefix:
+    """A stretch of the prefix tree: pages that follow each other, up to where prompts part.
+
+    Attributes:
+        parent: index of the stretch before it among those of the map; None at a root.
+        num_pages: of the stretch.
+        num_below: pages of everything behind it.
+        num_readers: running sequences that read its first page.
+        num_pinned: of its pages, those that are pinned.
+        token_ids: its first tokens; empty where they are not for the asker's eyes.
+    """
+
+    parent: int | None
+    num_pages: int
+    num_below: int = 0
+    num_readers: int = 0
+    num_pinned: int = 0
+    token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheMap:
+    """Every page of one worker's KV store and the tree of what they hold, within bounds.
+
+    Attributes:
+        worker: whose.
+        page_size: tokens per page.
+        pages_per_cell: pages that one letter of `cells` stands for; the busiest of them counts.
+        cells: a letter per cell in the order of page ids: "f" free, "c" cached and read by nobody,
+            "p" private to one sequence, "s" shared by several; a capital where it is pinned.
+        prefixes: the largest stretches, each after its parent.
+        num_folded: pages of stretches that are left out.
+    """
+
+    worker: int
+    page_size: int
+    pages_per_cell: int
+    cells: str
+    prefixes: tuple[CachedPrefix, ...] = ()
+    num_folded: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
     """What the world above needs to know of the model behind a `Generator`.
 
@@ -358,6 +401,14 @@ class Generator(Protocol):
     async def reset_cache(self, *, worker: int | None = None) -> int:
         """Forgets every reusable block that nobody reads or pins, on one worker or all; returns
         the pages freed."""
+        ...
+
+    async def cache_map(self, *, salts: Collection[str] | None) -> tuple[CacheMap, ...]:
+        """What every living worker's pages hold, taken between two steps.
+
+        Args:
+            salts: tokens are told of prefixes under these cache salts alone; None: of all.
+        """
         ...
 
     def statistics(self) -> tuple[EngineStatistics, ...]:

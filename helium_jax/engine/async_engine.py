@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 import logging
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from concurrent.futures import Future
 
 from helium_jax.engine.active import Outcome, event_of
@@ -13,6 +13,7 @@ from helium_jax.engine.service import Service
 from helium_jax.engine.validation import validate_request, validate_worker
 from helium_jax.errors import HeliumError, RequestError
 from helium_jax.types import (
+    CacheMap,
     EngineStatistics,
     GenerateRequest,
     ModelInfo,
@@ -129,6 +130,11 @@ class AsyncEngine:
         """Forgets every reusable block that nobody reads or pins; returns the pages freed."""
         validate_worker(worker, self.info)
         return await asyncio.wrap_future(self._service.call(lambda loop: loop.reset_cache()))
+
+    async def cache_map(self, *, salts: Collection[str] | None) -> tuple[CacheMap, ...]:
+        """What every page holds, taken between two steps; see `types.Generator`."""
+        drawn = self._service.call(lambda loop: loop.cache_map(salts))
+        return (await asyncio.wrap_future(drawn),)
 
     def statistics(self) -> tuple[EngineStatistics, ...]:
         """As of the last step, with the age of the loop's heartbeat as of now."""

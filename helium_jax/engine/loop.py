@@ -9,7 +9,7 @@ import random
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +27,7 @@ from helium_jax.engine.validation import check_room
 from helium_jax.errors import HeliumError, InternalError
 from helium_jax.kvstore.store import Store, make_store
 from helium_jax.types import (
+    CacheMap,
     EngineStatistics,
     FinishReason,
     GenerateRequest,
@@ -150,6 +151,10 @@ class Loop:
     def reset_cache(self) -> int:
         """Forgets every reusable block that nobody reads or pins; returns the pages freed."""
         return self._store.reset()
+
+    def cache_map(self, salts: Collection[str] | None) -> CacheMap:
+        """What every page holds; see `types.Generator`."""
+        return self._store.map(salts)
 
     def step(self) -> None:
         """Decides and dispatches one step, then reads the oldest one if it is due.

@@ -2,13 +2,14 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import aclosing
 
 from helium_jax.engine.async_engine import AsyncEngine
 from helium_jax.engine.validation import validate_worker
 from helium_jax.errors import HeliumError, InternalError, RequestError
 from helium_jax.types import (
+    CacheMap,
     EngineStatistics,
     GenerateRequest,
     ModelInfo,
@@ -107,6 +108,16 @@ class EnginePool:
     async def reset_cache(self, *, worker: int | None = None) -> int:
         """Forgets what nobody reads or pins, on one worker or all; returns the pages freed."""
         return sum([await engine.reset_cache() for engine in self._chosen(worker)])
+
+    async def cache_map(self, *, salts: Collection[str] | None) -> tuple[CacheMap, ...]:
+        """What the pages of every living worker hold; see `types.Generator`."""
+        living = self._living()
+        maps = await asyncio.gather(*(self._engines[i].cache_map(salts=salts) for i in living))
+        return tuple(
+            dataclasses.replace(each, worker=worker)
+            for worker, found in zip(living, maps, strict=True)
+            for each in found
+        )
 
     def statistics(self) -> tuple[EngineStatistics, ...]:
         """One entry per worker, dead ones included."""

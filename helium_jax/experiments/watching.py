@@ -1,11 +1,12 @@
 """Generators around a generator: one that watches its prompts, one that hides the plan from it."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
 from helium_jax.types import (
+    CacheMap,
     EngineStatistics,
     GenerateRequest,
     Generator,
@@ -86,6 +87,10 @@ class Watcher:
     async def reset_cache(self, *, worker: int | None = None) -> int:
         """Passes it on."""
         return await self._inner.reset_cache(worker=worker)
+
+    async def cache_map(self, *, salts: Collection[str] | None) -> tuple[CacheMap, ...]:
+        """Of the generator inside."""
+        return await self._inner.cache_map(salts=salts)
 
     def statistics(self) -> tuple[EngineStatistics, ...]:
         """Of the generator inside."""

@@ -64,6 +64,11 @@ def make_root(secret: bytes, model_version: str, salt: str) -> bytes:
     return hasher.digest()
 
 
+def is_first(key: BlockKey, root: bytes) -> bool:
+    """Whether a block is the first of a sequence under `root`."""
+    return blake2b(root + key.tokens, digest_size=DIGEST_BYTES).digest() == key.digest
+
+
 def extend_keys(
     keys: list[BlockKey], root: bytes, token_ids: Indexable[int], page_size: int
 ) -> None:

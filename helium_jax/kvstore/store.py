@@ -1,6 +1,6 @@
 """The one door of the KV store: match, attach, append, commit, release, pin, snapshot."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from collections.abc import Sequence as Indexable
 from dataclasses import dataclass
 
@@ -9,6 +9,7 @@ from helium_jax.errors import InternalError
 from helium_jax.kvstore.eviction import EvictionPolicy, HeapPolicy
 from helium_jax.kvstore.hints import Hints
 from helium_jax.kvstore.invariants import find_broken_invariant
+from helium_jax.kvstore.map import draw_cells, draw_prefixes
 from helium_jax.kvstore.page_pool import PagePool
 from helium_jax.kvstore.page_table import PageTable
 from helium_jax.kvstore.pins import Pin, Pins
@@ -22,7 +23,7 @@ from helium_jax.kvstore.prefix_index import (
 from helium_jax.kvstore.regret import Regret
 from helium_jax.kvstore.trace import Recorder
 from helium_jax.kvstore.trial import Trial
-from helium_jax.types import CacheSnapshot, PlannedUse
+from helium_jax.types import CacheMap, CacheSnapshot, PlannedUse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -309,6 +310,22 @@ class Store:
             evicted_pages=self._regret.num_evicted,
             evicted_then_needed_tokens=self._regret.num_needed * self.page_size,
             surrendered_pins=self._num_surrendered,
+        )
+
+    def map(self, salts: Collection[str] | None) -> CacheMap:
+        """A picture of every page and of the prefix tree; see `Generator.cache_map`. O(pages)."""
+        roots = None
+        if salts is not None:
+            roots = [make_root(self._secret, self._model_version, salt) for salt in salts]
+        pages_per_cell, cells = draw_cells(self._pool, self._index)
+        prefixes, num_folded = draw_prefixes(self._index, self._pool.references, roots=roots)
+        return CacheMap(
+            worker=0,
+            page_size=self.page_size,
+            pages_per_cell=pages_per_cell,
+            cells=cells,
+            prefixes=prefixes,
+            num_folded=num_folded,
         )
 
     def trial(self) -> Trial:

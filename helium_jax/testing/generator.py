@@ -4,12 +4,13 @@ import asyncio
 import hashlib
 import itertools
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 
 from helium_jax.errors import HeliumError, InternalError, RequestError
 from helium_jax.testing.text import FAKE_EOS_ID
 from helium_jax.testing.worker import FakeWorker
 from helium_jax.types import (
+    CacheMap,
     EngineStatistics,
     FinishReason,
     GenerateRequest,
@@ -219,6 +220,11 @@ class FakeGenerator:
         """Forgets every page; returns how many there were."""
         chosen = self._workers if worker is None else [self._workers[self._choose_worker(worker)]]
         return sum(each.reset() for each in chosen)
+
+    async def cache_map(self, *, salts: Collection[str] | None) -> tuple[CacheMap, ...]:
+        """The imagined pages of every living worker."""
+        living = [(i, worker) for i, worker in enumerate(self._workers) if worker.is_alive]
+        return tuple(worker.draw(index, salts) for index, worker in living)
 
     def kill(self, worker: int) -> None:
         """From now on whatever runs on this worker, or is sent to it, fails as "worker_failed"."""

@@ -1,8 +1,11 @@
 """The imagined KV store and the counters of one worker of a fake generator."""
 
-from helium_jax.types import CacheSnapshot, EngineStatistics
+from collections.abc import Collection
+
+from helium_jax.types import CachedPrefix, CacheMap, CacheSnapshot, EngineStatistics
 
 _SPARE_PAGES = 65_536  # always free: the imagined store never evicts
+_MAX_DRAWN = 512  # pages of a map
 
 
 class FakeWorker:
@@ -54,6 +57,32 @@ class FakeWorker:
         freed = len(self._blocks)
         self._blocks.clear()
         return freed
+
+    def draw(self, worker: int, salts: Collection[str] | None) -> CacheMap:
+        """The pages that are remembered, one stretch each; of the spare ones as many again."""
+        size = self._page_size
+        drawn = sorted(self._blocks, key=lambda block: (len(block[1]), block))[:_MAX_DRAWN]
+        place = {block: number for number, block in enumerate(drawn)}
+        prefixes = [
+            CachedPrefix(
+                parent=place.get((salt, ids[:-size])),
+                num_pages=1,
+                num_below=sum(
+                    salt == other and ids == longer[: len(ids)] and len(longer) > len(ids)
+                    for other, longer in self._blocks
+                ),
+                token_ids=ids[-size:] if salts is None or salt in salts else (),
+            )
+            for salt, ids in drawn
+        ]
+        return CacheMap(
+            worker=worker,
+            page_size=size,
+            pages_per_cell=1,
+            cells="c" * len(drawn) + "f" * len(drawn),
+            prefixes=tuple(prefixes),
+            num_folded=len(self._blocks) - len(drawn),
+        )
 
     def statistics(self) -> EngineStatistics:
         """What was computed, and a store with room left."""
