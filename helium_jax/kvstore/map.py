@@ -63,7 +63,7 @@ def draw_prefixes(
     """
     children: dict[Block | None, list[Block]] = {}
     num_pages: dict[Block, int] = {}  # of a block and all behind it
-    for block in reversed(index.blocks()):  # a parent was added before those behind it
+    for block in reversed([*index.blocks()]):  # a parent was added before those behind it
         num_pages[block] = 1 + sum(num_pages[child] for child in children.get(block, ()))
         children.setdefault(block.parent, []).append(block)
 
