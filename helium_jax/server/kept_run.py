@@ -1,14 +1,18 @@
-"""What the journal keeps of a run's request, to and from bytes."""
+"""What the journal keeps of a run's request, to and from bytes; and the run made of it again."""
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from helium_jax.executor import RunOptions
+from helium_jax.executor.journal import JournaledRun
 from helium_jax.plan import RunLimits, plan_from_document
 from helium_jax.server.plan_job import PlanJob
+from helium_jax.server.plan_replies import RowReply
 from helium_jax.server.plan_shelf import PlanShelf
+from helium_jax.server.run_events import EventLog
+from helium_jax.server.run_record import FINAL, RunRecord, State
 
 
 class KeptRun(msgspec.Struct, kw_only=True, frozen=True):
@@ -49,20 +53,14 @@ class KeptRun(msgspec.Struct, kw_only=True, frozen=True):
     digest: bytes = b""
 
 
-def pack_run(
-    tenant: str,
-    created: float,
-    job: PlanJob,
-    model_version: str,
-    promise_key: str | None,
-    digest: bytes,
-) -> bytes:
-    """The bytes of a request."""
+def pack_run(record: RunRecord, promise_key: str | None, digest: bytes) -> bytes:
+    """The bytes of a run's request, with the Idempotency-Key and digest of the body it came in."""
+    job = record.job
     options = job.options
     return msgspec.json.encode(
         KeptRun(
-            tenant=tenant,
-            created=created,
+            tenant=record.tenant,
+            created=record.created,
             plan=job.known.plan.document,
             limits=dataclasses.asdict(job.plan.limits),
             rows=[dict(row) for row in job.rows],
@@ -73,14 +71,47 @@ def pack_run(
             cache_salt=options.cache_salt,
             priority=options.priority,
             weight=options.weight,
-            model_version=model_version,
+            model_version=record.model_version,
             promise_key=promise_key,
             digest=digest,
         )
     )
 
 
-def unpack_run(data: bytes, plans: PlanShelf) -> tuple[KeptRun, PlanJob]:
+def restore_run(
+    found: JournaledRun, plans: PlanShelf, *, max_events: int
+) -> tuple[KeptRun, RunRecord]:
+    """The run of an earlier process; one that had not ended is interrupted.
+
+    Its plan is registered in `plans`.
+
+    Raises:
+        ValueError: the entry cannot be read.
+    """
+    kept, job = _unpack_run(found.request, plans)
+    rows = [msgspec.json.decode(data, type=RowReply) for data in found.rows.values()]
+    record = RunRecord(
+        id=found.run_id,
+        tenant=kept.tenant,
+        job=job,
+        created=kept.created,
+        # Parts 1, 3, ... are those of attempts, parts between them of restored runs.
+        events=EventLog(found.run_id, max_events=max_events, first_part=2 * found.attempt),
+        is_durable=True,
+        state="interrupted",
+        attempt=found.attempt,
+        model_version=kept.model_version,
+    )
+    record.kept.set()
+    record.tell_created()
+    for row in sorted(rows, key=lambda row: row.row):
+        record.put_row(row)
+        record.events.append("row.completed", 0.0, msgspec.to_builtins(row))
+    record.end(cast(State, found.state) if found.state in FINAL else "interrupted", t_ms=0.0)
+    return kept, record
+
+
+def _unpack_run(data: bytes, plans: PlanShelf) -> tuple[KeptRun, PlanJob]:
     """The request in `data`; its plan is registered.
 
     Raises:

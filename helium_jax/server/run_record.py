@@ -1,4 +1,4 @@
-"""One run as the server knows it: its state, rows and events; changed by `RunService` alone."""
+"""One run as the server knows it: its state, rows and events; the run service changes them."""
 
 import asyncio
 from collections import deque
@@ -113,6 +113,38 @@ class RunRecord:
             data = self.rows[row.row] = msgspec.json.encode(row)
             self.rows_bytes += len(data)
             self.num_failed += bool(row.errors)
+
+    def tell_created(self) -> None:
+        """Tells that the run, or its next attempt, was asked for."""
+        plan = self.job.known.plan
+        self.events.append(
+            "run.created",
+            0.0,
+            {
+                "attempt": self.attempt,
+                "plan_id": plan.plan_id,
+                "plan_name": plan.name,
+                "rows": self.job.num_rows,
+                "rows_finished": len(self.rows),
+            },
+        )
+
+    def end(self, state: State, *, t_ms: float) -> None:
+        """Puts the run into a final state and tells so, `t_ms` after the attempt's start."""
+        self.state = state
+        result = self.result
+        self.events.append(
+            "run.completed",
+            t_ms,
+            {
+                "state": state,
+                "result": self.outcome,
+                "rows": msgspec.to_builtins(self.counts),
+                "usage": None if result is None else msgspec.to_builtins(describe_usage(result)),
+                "error": msgspec.to_builtins(self.error),
+            },
+        )
+        self.done.set()
 
     def describe(
         self, *, with_outputs: bool = False, warnings: list[str] | None = None
