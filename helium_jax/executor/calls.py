@@ -8,8 +8,8 @@ calls are one flight with several places waiting for it.
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from helium_jax.executor.budget import Budget
@@ -23,6 +23,7 @@ from helium_jax.executor.events import (
     EncodeCall,
     Foresee,
     Instruction,
+    OpDelta,
     OpProgress,
     OpStarted,
     Report,
@@ -33,7 +34,7 @@ from helium_jax.executor.events import (
 from helium_jax.executor.frames import Frame, Place
 from helium_jax.executor.prompts import Prompt, prompt_key, render_prompt, step_at
 from helium_jax.executor.tally import Tally
-from helium_jax.executor.values import TOO_LARGE, Answer, Value
+from helium_jax.executor.values import TOO_LARGE, Answer, Value, text_of
 from helium_jax.physical import Generate, PhysicalPlan
 from helium_jax.schedule.dispatch import Dispatcher, ReadyCall, Release
 
@@ -67,6 +68,7 @@ class _Flight:
     attempt: int = 0
     num_reruns: int = 0
     num_tokens: int = 0  # of the answer, in this attempt
+    told: list[str] = field(default_factory=list)  # of the answer, in this attempt
 
 
 class Calls:
@@ -83,6 +85,7 @@ class Calls:
         max_in_flight: int,
         single_flight: bool,
         encode_ahead: int,
+        tells_deltas: bool,
     ) -> None:
         """
         Args:
@@ -95,6 +98,7 @@ class Calls:
             single_flight: make equal deterministic calls once.
             encode_ahead: encoded calls that may wait for the dispatcher, as long as that does not
                 keep it from releasing any.
+            tells_deltas: report answers as they grow.
         """
         self._dispatcher = dispatcher
         self._tallies = tallies
@@ -103,6 +107,7 @@ class Calls:
         self._max_in_flight = max_in_flight
         self._single_flight = single_flight
         self._encode_ahead = encode_ahead
+        self._tells_deltas = tells_deltas
         self._keeps_answers = bool(plan.remembered)
         self._place = {op.name: place for place, op in enumerate(plan.calls)}
         self._budget = Budget(plan.limits)
@@ -201,10 +206,13 @@ class Calls:
             flight.token_ids = token_ids
             self._make_ready(flight)
 
-    def on_progressed(self, call_id: int, num_tokens: int) -> None:
+    def on_progressed(self, call_id: int, num_tokens: int, text: str) -> None:
         """An answer grew."""
         flight = self._flights.get(call_id)
         if flight is not None:
+            if self._tells_deltas and text:
+                self._tell(flight.waiting, text, offset=sum(map(len, flight.told)))
+                flight.told.append(text)
             if flight.num_tokens == 0:
                 self._dispatcher.started(call_id)
             flight.num_tokens += num_tokens
@@ -287,12 +295,15 @@ class Calls:
         if key is not None and key in self._answers:
             self._dispatcher.finished(call_id, 0)
             value, num_tokens = self._answers[key]
+            self._tell_value([place], text_of(value))
             landings.append(self._serve(place, value, num_tokens))
             return
         if key is not None and key in self._leaders:
             self._dispatcher.finished(call_id, 0)
             frame.running[name] = self._leaders[key]
-            self._flights[self._leaders[key]].waiting.append(place)
+            leader = self._flights[self._leaders[key]]
+            self._tell_value([place], "".join(leader.told))
+            leader.waiting.append(place)
             return
         call = Call(
             call_id=call_id,
@@ -393,6 +404,7 @@ class Calls:
         self._budget.finish(call_id, flight.num_tokens)
         self._dispatcher.finished(call_id, flight.num_tokens)
         flight.num_tokens = 0
+        flight.told.clear()
         flight.release = None
         self._make_ready(flight)
 
@@ -434,6 +446,7 @@ class Calls:
             return Landing(place=place, code=code, message=message)
         self._tallies[place[1]].num_replaced += 1
         text = settings.default if settings.on_error == "default" else ""
+        self._tell([place], text, offset=0)
         # No token is known: who continues this conversation encodes it as a whole.
         value = self._value(prompt or Prompt(turns=tuple((t.role, "") for t in step.turns)), text)
         return Landing(place=place, value=value, source="default")
@@ -443,6 +456,7 @@ class Calls:
     ) -> list[Landing]:
         if flight.key is not None:
             self._answers[flight.key] = (value, num_tokens)
+        self._tell_value(flight.waiting, text_of(value), "".join(flight.told))
         first, *others = flight.waiting
         return [
             Landing(place=first, value=value, source=source),
@@ -455,6 +469,22 @@ class Calls:
         tally.num_saved_calls += 1
         tally.saved_prompt_tokens += num_tokens
         return Landing(place=place, value=value, source="result")
+
+    def _tell_value(self, places: Sequence[Place], text: str, told: str = "") -> None:
+        """Reports what is left of a value, or all of it where something else was told."""
+        if not text.startswith(told):
+            self._tell(places, text, offset=0)
+        elif len(text) > len(told):
+            self._tell(places, text[len(told) :], offset=len(told))
+
+    def _tell(self, places: Sequence[Place], text: str, *, offset: int) -> None:
+        if not self._tells_deltas:
+            return
+        for frame, name in places:
+            delta = OpDelta(
+                operator=name, row=frame.row, text=text, offset=offset, index=frame.index
+            )
+            self._out(Report(progress=delta))
 
     def _value(
         self,

@@ -57,10 +57,11 @@ class CallEncoded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallProgressed:
-    """A call gained tokens."""
+    """A call gained tokens, and with them text that is certain now; perhaps none yet."""
 
     call_id: int
     num_tokens: int
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +212,28 @@ class OpRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OpDelta:
+    """A row's value grew; told only to those who ask for it, before the value's `OpRow`.
+
+    What the deltas from the last one with `offset` 0 spell together is the value.
+
+    Attributes:
+        operator: whose value.
+        row: for which row.
+        text: what was added.
+        offset: characters before it; 0 also where another attempt begins anew.
+        index: the iterations and items it stands in, outermost first.
+    """
+
+    type: ClassVar[str] = "op.delta"
+    operator: str
+    row: int
+    text: str
+    offset: int
+    index: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OpCompleted:
     """An operator is done with every row."""
 
@@ -235,7 +258,7 @@ class RunCompleted:
     num_failed_rows: int
 
 
-Progress = OpStarted | OpProgress | OpRow | OpCompleted | RowCompleted | RunCompleted
+Progress = OpStarted | OpProgress | OpDelta | OpRow | OpCompleted | RowCompleted | RunCompleted
 
 
 # --- instructions: what the shell shall do ---------------------------------------------------

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 RunStatus = Literal["completed", "failed", "cancelled", "expired"]
-SpanSource = Literal["computed", "kv", "result", "failed"]
+SpanSource = Literal["computed", "kv", "result", "failed", "running"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,10 +87,11 @@ class CallSpan:
         worker: where the policy placed it; None if that was left to the pool.
         ready: its inputs were there.
         encoded: its prompt was token ids.
-        submitted: it went to the engine.
+        submitted: the policy let it go.
+        admitted: there was room for it at the engine, which it went to.
         first_token: the first of its answer.
         finished: its answer was there, or it had failed.
-        source: "computed", "kv", "result" or "failed".
+        source: "computed", "kv", "result" or "failed"; "running" in a look at a run that goes on.
         prompt_tokens: of its prompt.
         kv_cached: of those, found in the KV store.
         completion_tokens: of its answer.
@@ -109,6 +110,7 @@ class CallSpan:
     prompt_tokens: int
     kv_cached: int
     completion_tokens: int
+    admitted: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

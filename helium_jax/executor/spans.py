@@ -15,6 +15,7 @@ class _Open:
     ready: float
     encoded: float | None = None
     submitted: float | None = None
+    admitted: float | None = None
     first_token: float | None = None
     worker: int | None = None
     num_prompt_tokens: int = 0
@@ -42,7 +43,15 @@ class SpanBook:
         """It goes to the engine, perhaps once more."""
         span = self._open.get(call_id)
         if span is not None:
-            span.submitted, span.worker, span.first_token = now, worker, None
+            span.submitted, span.worker = now, worker
+            span.admitted = span.first_token = None
+
+    def admitted(self, call_id: int, worker: int | None, now: float) -> None:
+        """There is room for it at the engine."""
+        span = self._open.get(call_id)
+        if span is not None:
+            span.admitted = now
+            span.worker = span.worker if worker is None else worker
 
     def progressed(self, call_id: int, now: float) -> None:
         """Tokens came."""
@@ -63,11 +72,15 @@ class SpanBook:
         if span is not None:
             self._close(span, "kv" if usage.kv_cached else "computed", usage, now)
 
+    def so_far(self, now: float) -> tuple[CallSpan, ...]:
+        """All spans as they are, those that go on as if they ended now."""
+        running = (_freeze(span, "running", _usage(span), now) for span in self._open.values())
+        return (*self._closed, *running)
+
     def ended(self, now: float) -> tuple[CallSpan, ...]:
         """All spans, those of calls that came to nothing included, by the time of their end."""
         for span in self._open.values():
-            usage = Usage(prompt_tokens=span.num_prompt_tokens, completion_tokens=0, kv_cached=0)
-            self._close(span, "failed", usage, now)
+            self._close(span, "failed", _usage(span), now)
         self._open.clear()
         return tuple(self._closed)
 
@@ -75,26 +88,32 @@ class SpanBook:
         """It has no answer and will not get one."""
         span = self._open.pop(call_id, None)
         if span is not None:
-            usage = Usage(prompt_tokens=span.num_prompt_tokens, completion_tokens=0, kv_cached=0)
-            self._close(span, "failed", usage, now)
+            self._close(span, "failed", _usage(span), now)
 
     def _close(self, span: _Open, source: SpanSource, usage: Usage, now: float) -> None:
-        if len(self._closed) >= MAX_SPANS:
-            return
-        self._closed.append(
-            CallSpan(
-                operator=span.call.operator,
-                row=span.call.row,
-                index=span.call.index,
-                worker=span.worker,
-                ready=span.ready,
-                encoded=span.encoded,
-                submitted=span.submitted,
-                first_token=span.first_token,
-                finished=now,
-                source=source,
-                prompt_tokens=usage.prompt_tokens,
-                kv_cached=usage.kv_cached,
-                completion_tokens=usage.completion_tokens,
-            )
-        )
+        if len(self._closed) < MAX_SPANS:
+            self._closed.append(_freeze(span, source, usage, now))
+
+
+def _usage(span: _Open) -> Usage:
+    """Of a call without an answer."""
+    return Usage(prompt_tokens=span.num_prompt_tokens, completion_tokens=0, kv_cached=0)
+
+
+def _freeze(span: _Open, source: SpanSource, usage: Usage, now: float) -> CallSpan:
+    return CallSpan(
+        operator=span.call.operator,
+        row=span.call.row,
+        index=span.call.index,
+        worker=span.worker,
+        ready=span.ready,
+        encoded=span.encoded,
+        submitted=span.submitted,
+        admitted=span.admitted,
+        first_token=span.first_token,
+        finished=now,
+        source=source,
+        prompt_tokens=usage.prompt_tokens,
+        kv_cached=usage.kv_cached,
+        completion_tokens=usage.completion_tokens,
+    )

@@ -77,6 +77,7 @@ class RunState:
         encode_ahead: int = ENCODE_AHEAD,
         prefill_ahead: bool = False,
         tells_rows: bool = False,
+        tells_deltas: bool = False,
     ) -> None:
         """
         Args:
@@ -90,6 +91,7 @@ class RunState:
             encode_ahead: calls that are prepared before the engine has room for them.
             prefill_ahead: have what is known of a prompt computed while the rest is generated.
             tells_rows: report the outputs of every row as soon as it is over.
+            tells_deltas: report the answers of calls as they grow.
         """
         self._plan = plan
         self._num_rows = num_rows
@@ -112,6 +114,7 @@ class RunState:
             max_in_flight=max_in_flight,
             single_flight=single_flight,
             encode_ahead=encode_ahead,
+            tells_deltas=tells_deltas,
         )
         self._invocations = Invocations(
             lambda instruction: self._out.append(instruction), merges=single_flight
@@ -142,8 +145,8 @@ class RunState:
                 self._has_started = True
             case CallEncoded(call_id=call_id, token_ids=token_ids):
                 self._calls.on_encoded(call_id, token_ids)
-            case CallProgressed(call_id=call_id, num_tokens=num_tokens):
-                self._calls.on_progressed(call_id, num_tokens)
+            case CallProgressed(call_id=call_id, num_tokens=num_tokens, text=text):
+                self._calls.on_progressed(call_id, num_tokens, text)
             case CallFinished():
                 self._land(self._calls.on_finished(event))
             case CallServed():
