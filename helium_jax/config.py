@@ -19,6 +19,8 @@ class EngineConfig:
             bfloat16, on CPUs to float32 unless checkpoint and CPU are both made for bfloat16.
         kv_dtype: of the KV pool; defaults to `dtype`.
         quantization: None, or "int8": weights in int8 with dynamic int8 activations.
+        attention: None takes the kernel made for the device and shapes if it passes its self-check,
+            else XLA's path; or the name of one of ATTENTION, which then must work.
         page_size: tokens per KV page, a power of two from 16 to 256.
         num_pages: pages of the pool; defaults to what `kv_memory_bytes` holds. Each worker has one.
         kv_memory_bytes: memory for the pool.
@@ -40,6 +42,7 @@ class EngineConfig:
     dtype: str | None = None
     kv_dtype: str | None = None
     quantization: str | None = None
+    attention: str | None = None
     page_size: int | None = None
     num_pages: int | None = None
     kv_memory_bytes: int | None = None
@@ -102,6 +105,7 @@ class ResolvedEngineConfig:
     dtype: str
     kv_dtype: str
     quantization: str | None
+    attention: str | None
     page_size: int
     num_pages: int
     max_model_len: int
@@ -120,6 +124,8 @@ class ResolvedEngineConfig:
     token_buckets: tuple[int, ...]
 
 
+# Implementations of attention that may be asked for by name.
+ATTENTION = ("xla", "mosaic_gpu", "mosaic_tpu", "reference")
 _WIDTH_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _DEFAULTS = {
     # platform: (page_size, max_num_seqs, max_num_batched_tokens, steps_in_flight)
@@ -151,6 +157,10 @@ def resolve(
             raise RequestError(f"{name}={value!r} is unknown; choose one of {[*_WIDTH_BYTES]}")
     if config.quantization not in (None, "int8"):
         raise RequestError(f"quantization={config.quantization!r} is unknown; choose int8 or none")
+    if config.attention is not None and config.attention not in ATTENTION:
+        raise RequestError(
+            f"attention={config.attention!r} is unknown; choose one of {[*ATTENTION]}, or none"
+        )
     page_size = _given(config.page_size, page_size)
     if page_size & (page_size - 1) or not 16 <= page_size <= 256:
         raise RequestError(f"{page_size=} must be a power of two from 16 to 256")
@@ -195,6 +205,7 @@ def resolve(
         dtype=dtype,
         kv_dtype=kv_dtype,
         quantization=config.quantization,
+        attention=config.attention,
         page_size=page_size,
         num_pages=num_pages,
         max_model_len=max_model_len,

@@ -27,11 +27,11 @@ from helium_jax.config import (
     resolve,
 )
 from helium_jax.engine import AsyncEngine, Engine, EnginePool, Loop, Progress, Runner
+from helium_jax.engine.attention_choice import choose_attention
 from helium_jax.errors import RequestError
 from helium_jax.executor import Session
 from helium_jax.executor.output_cache import DEFAULT_MAX_BYTES, OutputCache
 from helium_jax.executor.profile_store import ProfileStore
-from helium_jax.kernels.attention import choose_target
 from helium_jax.models.checkpoint import load_hf, read_config
 from helium_jax.models.config import ModelConfig
 from helium_jax.models.params import Params, param_shapes
@@ -219,7 +219,7 @@ def _load_loop(
         params = quantize(params)
     runner = Runner(params, source.config, resolved)
     runner.warm_up(progress)
-    version = name_numerics(version, resolved, platform=device.platform)
+    version = name_numerics(version, resolved, platform=device.platform, attention=runner.attention)
     return Loop(runner, _model_info(name, source.config, resolved, version), resolved)
 
 
@@ -247,12 +247,14 @@ class EngineOutline:
         page_size: tokens per KV page.
         num_pages: of each worker's pool.
         attention: the implementation of attention, and why it is that one.
+        attention_fault: what a kernel made for the device did wrong in its self-check, if any.
     """
 
     info: ModelInfo
     page_size: int
     num_pages: int
     attention: str
+    attention_fault: str | None = None
 
 
 def outline_engine(
@@ -271,26 +273,22 @@ def outline_engine(
         num_workers=_num_sharing(num_workers),
     )
     info = _model_info(default_name(model), source.config, resolved, version="")
-    target, reason = choose_target(
-        jax.devices()[0],
-        dtype=resolved.dtype,
-        kv_dtype=resolved.kv_dtype,
-        head_size=source.config.head_size,
-        page_size=resolved.page_size,
-        num_heads=source.config.num_q_heads,
-        num_kv_heads=source.config.num_kv_heads,
-    )
+    choice = choose_attention(jax.devices()[0], source.config, resolved)
     return EngineOutline(
         info=dataclasses.replace(info, num_workers=num_workers),
         page_size=resolved.page_size,
         num_pages=resolved.num_pages,
-        attention=f"{target.implementation}: {reason}",
+        attention=f"{choice.target.implementation}: {choice.reason}",
+        attention_fault=choice.fault,
     )
 
 
-def name_numerics(version: str, config: ResolvedEngineConfig, *, platform: str) -> str:
+def name_numerics(
+    version: str, config: ResolvedEngineConfig, *, platform: str, attention: str = "xla"
+) -> str:
     """The weights' version and how they are computed with: whatever may change an answer."""
-    numerics = (platform, config.dtype, config.kv_dtype, config.quantization or "unquantized")
+    weights = config.quantization or "unquantized"
+    numerics = (platform, attention, config.dtype, config.kv_dtype, weights)
     return "/".join((version, *numerics))
 
 

@@ -73,6 +73,7 @@ def test_buckets_ascend_to_the_budget(max_tokens):
         ({"dtype": "int4"}, "dtype='int4' is unknown"),
         ({"kv_dtype": "fp8"}, "kv_dtype='fp8' is unknown"),
         ({"quantization": "int3"}, "quantization='int3' is unknown"),
+        ({"attention": "flash"}, "attention='flash' is unknown; choose one of .'xla'"),
         ({"page_size": 24}, "page_size=24 must be a power of two"),
         ({"max_model_len": 4096}, "max_model_len=4096 must be between 2 and .* 2048"),
         ({"max_num_seqs": 0}, "max_num_seqs=0"),

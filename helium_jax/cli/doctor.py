@@ -143,7 +143,9 @@ def _model(model: str, generate: bool) -> Iterator[Finding]:
                 num_tensors = sum(len(file.entries) for file in open_weights(folder))
             text = f"{config.family}, {num_tensors} tensors, tokenizer"
         yield Finding(subject="model", text=f"{model}: {text}")
-        yield Finding(subject="attention", text=outline_engine(model).attention)
+        outline = outline_engine(model)
+        is_fault = outline.attention_fault is not None
+        yield Finding(subject="attention", text=outline.attention, is_fault=is_fault)
         if generate:
             yield Finding(subject="generation", text=asyncio.run(_generate(model)))
     except (HeliumError, OSError, ValueError) as error:

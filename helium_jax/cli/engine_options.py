@@ -34,6 +34,9 @@ _OPTIONS = (
     click.option("--dtype", help="float32, bfloat16 or float16.  [default: by device]"),
     click.option("--kv-dtype", help="Of the KV pool.  [default: --dtype]"),
     click.option("--quantization", help="int8: weights in int8, dynamic int8 activations."),
+    click.option(
+        "--attention", help="xla, mosaic_gpu, mosaic_tpu or reference.  [default: by device]"
+    ),
     click.option("--page-size", type=int, help="Tokens per KV page."),
     click.option("--num-pages", type=int, help="KV pages.  [default: what fits]"),
     click.option(

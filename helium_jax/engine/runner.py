@@ -1,6 +1,7 @@
 """The owner of everything on the device: weights, KV pages, token buffer, compiled steps."""
 
 import copy
+import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -12,6 +13,7 @@ import numpy as np
 from jax.stages import Compiled, Lowered
 
 from helium_jax.config import ResolvedEngineConfig
+from helium_jax.engine.attention_choice import choose_attention
 from helium_jax.engine.packing import PackedSequence, StepLayout, pack_step, step_layout
 from helium_jax.engine.sampling import Sampled
 from helium_jax.engine.sampling_rows import Variant, num_ints
@@ -23,11 +25,14 @@ from helium_jax.engine.sampling_state import (
     set_slot,
 )
 from helium_jax.engine.step import resample, run_step
-from helium_jax.kernels.attention import ORDERS, choose_target
+from helium_jax.errors import RequestError
+from helium_jax.kernels.attention import ORDERS
 from helium_jax.kernels.pages import KVPages, allocate_pages
 from helium_jax.models.config import ModelConfig
 from helium_jax.models.params import Params
 from helium_jax.types import SamplingParams, TokenLogprobs
+
+log = logging.getLogger(__name__)
 
 # Called with the programs compiled so far, the programs in all, and the last one's name.
 Progress = Callable[[int, int, str], None]
@@ -97,32 +102,23 @@ class Runner:
         params: the weights, on the device.
         model: the model's configuration.
         config: buckets, pool and modes.
-        attention: implementation of `paged_attention`; None takes the best.
+
+    Raises:
+        RequestError: the implementation of attention that was asked for fails its self-check.
     """
 
-    def __init__(
-        self,
-        params: Params,
-        model: ModelConfig,
-        config: ResolvedEngineConfig,
-        *,
-        attention: str | None = None,
-    ) -> None:
+    def __init__(self, params: Params, model: ModelConfig, config: ResolvedEngineConfig) -> None:
         self._params = params
         self._model = model
         self._config = config
         self._device = min(jax.tree.leaves(params)[0].devices(), key=lambda device: device.id)
         # Kernels have lists and an order of pages of their own.
-        self._target, _ = choose_target(
-            self._device,
-            dtype=config.dtype,
-            kv_dtype=config.kv_dtype,
-            head_size=model.head_size,
-            page_size=config.page_size,
-            num_heads=model.num_q_heads,
-            num_kv_heads=model.num_kv_heads,
-            implementation=attention,
-        )
+        choice = choose_attention(self._device, model, config)
+        if choice.fault is not None:
+            if config.attention is not None:
+                raise RequestError(f"attention={config.attention!r}: {choice.fault}; choose 'xla'")
+            log.warning("attention falls back to XLA's slower path, %s", choice.reason)
+        self._target = choice.target
         self._layouts = tuple(
             step_layout(
                 num_tokens=bucket,
@@ -136,7 +132,7 @@ class Runner:
             for bucket in config.token_buckets
         )
         self._step = jax.jit(
-            partial(run_step, config=model, attention=attention),
+            partial(run_step, config=model, attention=config.attention),
             static_argnames="layout",
             donate_argnames=("pages", "state"),
         )
@@ -171,6 +167,11 @@ class Runner:
                     progress(count + 1, len(wanted), _name(compiling[done]))
         self._set_slot(self._config.max_num_seqs, SamplingParams(), ())
         return time.monotonic() - started
+
+    @property
+    def attention(self) -> str:
+        """The implementation of attention that steps are packed for."""
+        return self._target.implementation
 
     @property
     def num_compiles_after_warmup(self) -> int:

@@ -128,11 +128,17 @@ TOLERANCES = {
 
 
 def make_inputs(
-    case: AttentionCase, dtype: str, seed: int = 0, *, implementation: str = "xla"
+    case: AttentionCase,
+    dtype: str,
+    seed: int = 0,
+    *,
+    implementation: str = "xla",
+    kv_dtype: str | None = None,
 ) -> CaseInputs:
     """Random queries and pages; every element of the pool that no sequence owns is NaN.
 
-    Pages and layout are those of `implementation`; the values are the same for all.
+    Pages and layout are those of `implementation`; the values are the same for all. Pages are in
+    `kv_dtype`, by default that of the queries.
     """
     rng = np.random.default_rng(seed)
     size = case.page_size
@@ -156,7 +162,8 @@ def make_inputs(
     values[:, ~owned] = np.nan
     layers = np.full((case.num_layers, *values.shape), np.nan, np.float32)
     layers[-1] = values
-    pages = make_pages(layers[:, 0], layers[:, 1], dtype, order=ORDERS[implementation])
+    order = ORDERS[implementation]
+    pages = make_pages(layers[:, 0], layers[:, 1], kv_dtype or dtype, order=order)
 
     num_tokens = max(2, sum(case.query_lens) + case.num_padding)
     q = rng.standard_normal((num_tokens, case.num_heads, case.head_size)).astype(np.float32)

@@ -28,6 +28,7 @@ def test_nothing_given_is_the_default_config():
 def test_everything_given_arrives():
     config, _ = parse(
         "--dtype=bfloat16", "--kv-dtype=float32", "--quantization=int8", "--page-size=64",
+        "--attention=xla",
         "--num-pages=10", "--kv-memory=1.5GiB", "--max-len=512", "--max-seqs=4",
         "--max-batched-tokens=64", "--max-waiting=9", "--no-prefix-caching", "--no-cascade",
         "--deterministic", "--compile-cache=", "--engine-seed=3",
@@ -36,6 +37,7 @@ def test_everything_given_arrives():
         dtype="bfloat16",
         kv_dtype="float32",
         quantization="int8",
+        attention="xla",
         page_size=64,
         num_pages=10,
         kv_memory_bytes=3 * 2**29,
