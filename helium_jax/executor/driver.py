@@ -46,6 +46,7 @@ from helium_jax.executor.resources import Resources
 from helium_jax.executor.result import RunStatistics, summarize
 from helium_jax.executor.spans import SpanBook
 from helium_jax.executor.state import RunState
+from helium_jax.executor.watch import RunWatch
 from helium_jax.text.answer import stream_answer
 from helium_jax.types import GenerateRequest, WarmPrefix
 
@@ -85,6 +86,7 @@ class Driver:
     started: float
     hints: Hints
     warmer: Warmer | None = None
+    watch: RunWatch | None = None
     precompute_seconds: float = 0.0
     spans: SpanBook = field(default_factory=SpanBook)
     num_events: int = 0
@@ -103,6 +105,8 @@ class Driver:
             self._start("deadline", 0, self._tell(timeout_s, DeadlinePassed()))
         if cancel is not None:
             self._start("cancel", 0, self._tell_when_set(cancel))
+        if self.watch is not None:
+            self.watch.attach(lambda: self.spans.so_far(self.now))
         try:
             if self.warmer is None:
                 self.inbox.put_nowait(RunStarted())
@@ -118,6 +122,8 @@ class Driver:
                 await self.warmer.close()
             self.functions.close()
             await self.hints.flush()
+            if self.watch is not None:
+                self.watch.detach()
 
     def statistics(self, seconds: float) -> RunStatistics:
         """What the run cost, once it is over after `seconds`."""
@@ -251,6 +257,8 @@ class Driver:
         try:
             token_ids = await encode_call(self.resources.codec, call)
             event = CallEncoded(call_id=call.call_id, token_ids=token_ids)
+            if self.watch is not None:
+                self.watch.prompted(call, token_ids)
             key = self.resources.key(call.settings, token_ids, self.options)
             if key is not None:
                 self.keys[call.call_id] = key
@@ -309,6 +317,7 @@ class Driver:
         raise AssertionError("the last attempt returns or raises")
 
     async def _stream(self, call: Call, request: GenerateRequest) -> CallFinished:
+        self.spans.admitted(call.call_id, request.worker, self.now)
         texts: list[str] = []
         token_ids: list[int] = []
         usage = None
@@ -320,7 +329,9 @@ class Driver:
                 token_ids += piece.token_ids
                 usage = piece.usage
                 if piece.token_ids:
-                    progress = CallProgressed(call_id=call.call_id, num_tokens=len(piece.token_ids))
+                    progress = CallProgressed(
+                        call_id=call.call_id, num_tokens=len(piece.token_ids), text=piece.text
+                    )
                     self.inbox.put_nowait(progress)
         assert usage is not None, "an answer has at least its last piece"
         return CallFinished(

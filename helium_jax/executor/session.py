@@ -22,6 +22,7 @@ from helium_jax.executor.resources import Resources
 from helium_jax.executor.result import RunResult
 from helium_jax.executor.run_control import RunControl
 from helium_jax.executor.state import RunState
+from helium_jax.executor.watch import RunWatch
 from helium_jax.optimizer.profile import Profile
 from helium_jax.plan import Plan, Value
 from helium_jax.types import Generator
@@ -106,12 +107,16 @@ class Session:
         profile: Profile | None = None,
         on_prepared: Callable[[Prepared], None] | None = None,
         tells_rows: bool = False,
+        tells_deltas: bool = False,
+        watch: RunWatch | None = None,
     ) -> RunResult:
         """Runs `plan` over `rows`; see `run_plan`. No profile: that of earlier runs.
 
         Args besides those of `run_plan`:
             on_prepared: called with every stage before the first call goes out.
             tells_rows: events tell the outputs of every row as soon as it is over.
+            tells_deltas: events tell the answers of calls as they grow.
+            watch: lets the run be looked at while it goes on.
         """
         if profile is None:
             profile = await self.profile_of(plan)
@@ -150,6 +155,7 @@ class Session:
             and options.share_kv
             and self.generator.info.num_workers == 1,
             tells_rows=tells_rows,
+            tells_deltas=tells_deltas,
         )
         driver = Driver(
             run_id=run_id,
@@ -162,6 +168,7 @@ class Session:
             started=started,
             hints=Hints(generator=self._resources.generator, cache_salt=options.cache_salt),
             warmer=make_warmer(prepared, self._resources.generator, options),
+            watch=watch,
         )
         if control is not None:
             control.attach(driver.inbox.put_nowait)
