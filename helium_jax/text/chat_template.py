@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
-from jinja2 import TemplateError, TemplateSyntaxError
+from jinja2 import TemplateError, TemplateSyntaxError, meta
 
 from helium_jax.errors import RequestError
 from helium_jax.text.sandbox import LimitedEnvironment
@@ -19,7 +19,12 @@ _MAX_SECONDS = 5.0
 
 
 class ChatTemplate:
-    """One template, parsed once; `render` may be called from several threads."""
+    """One template, parsed once; `render` may be called from several threads.
+
+    Attributes:
+        source: Jinja.
+        takes_tools: the template looks at `tools`; others leave them out of the prompt.
+    """
 
     def __init__(
         self,
@@ -52,11 +57,13 @@ class ChatTemplate:
         }
         try:
             self._template = self._environment.from_string(source)
+            free = meta.find_undeclared_variables(self._environment.parse(source))
         except TemplateSyntaxError as error:
             raise RequestError(
                 f"the chat template is not valid Jinja: line {error.lineno}: {error.message}",
                 code="bad_model",
             ) from error
+        self.takes_tools = "tools" in free
 
     def render(
         self,
