@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable
 
+import msgspec
 from aiohttp import web
 
 from helium_jax.errors import CapacityError, HeliumError, InternalError
@@ -21,6 +22,7 @@ from helium_jax.server.errors import (
     status_of,
 )
 from helium_jax.server.listener import new_request_id
+from helium_jax.server.messages_errors import is_messages_path, messages_envelope
 from helium_jax.server.state import CLOCK, CONFIG, IS_ADMIN, METRICS, REQUEST_ID, STATE, TENANT
 
 log = logging.getLogger(__name__)
@@ -41,9 +43,9 @@ async def answer_every_request(request: web.Request, handler: Handler) -> web.St
         request[TENANT], request[IS_ADMIN] = _authenticate(request, request.app[CONFIG])
         response = await handler(request)
     except HeliumError as error:
-        response = error_response(error, request_id)
+        response = error_response(error, request_id, request.path)
     except web.HTTPException as error:
-        response = error_response(_from_aiohttp(error, request), request_id)
+        response = error_response(_from_aiohttp(error, request), request_id, request.path)
         if "Allow" in error.headers:
             response.headers["Allow"] = error.headers["Allow"]
     except asyncio.CancelledError:
@@ -52,12 +54,14 @@ async def answer_every_request(request: web.Request, handler: Handler) -> web.St
             log.info("client went away", extra={"request_id": request_id})
             raise
         task.uncancel()
-        response = error_response(shutting_down(), request_id)
+        response = error_response(shutting_down(), request_id, request.path)
     except Exception as error:
         log.exception("bug in a handler", extra={"request_id": request_id})
-        response = error_response(_bug(error), request_id)
+        response = error_response(_bug(error), request_id, request.path)
     if not response.prepared:
         response.headers["x-request-id"] = request_id
+        if is_messages_path(request.path):
+            response.headers["request-id"] = request_id  # where Anthropic's clients look
     resource = request.match_info.route.resource
     route = "unknown" if resource is None else resource.canonical
     request.app[METRICS].count("http_requests_total", route=route, status=str(response.status))
@@ -72,12 +76,15 @@ async def answer_every_request(request: web.Request, handler: Handler) -> web.St
     return response
 
 
-def error_response(error: HeliumError, request_id: str) -> web.Response:
-    """The error as a response with the headers its status calls for."""
+def error_response(error: HeliumError, request_id: str, path: str) -> web.Response:
+    """The error in the envelope of its path, with the headers that its status calls for."""
     status, _ = status_of(error)
     if status >= 500:
         log.error("%s", error.message, extra={"request_id": request_id})
-    response = web.json_response(envelope(error), status=status)
+    told = messages_envelope(error, request_id) if is_messages_path(path) else envelope(error)
+    response = web.Response(
+        body=msgspec.json.encode(told), status=status, content_type="application/json"
+    )
     response.headers["x-request-id"] = request_id
     if isinstance(error, CapacityError):
         response.headers["Retry-After"] = str(max(error.retry_after_s, 1))

@@ -1,5 +1,6 @@
 """/openapi.json, written from the types that parse the bodies."""
 
+import types
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ class Operation:
         body: type of the JSON body, if it takes one.
         reply: type of the 200 answer; None when it is no JSON of ours.
         streams: the answer may also be text/event-stream of this type.
+        error: type of every error.
         is_open: needs no key.
         may_lack_body: the body may be left out.
     """
@@ -29,22 +31,23 @@ class Operation:
     summary: str
     body: type[msgspec.Struct] | None = None
     reply: type[msgspec.Struct] | None = None
-    streams: type[msgspec.Struct] | None = None
+    streams: type[msgspec.Struct] | types.UnionType | None = None
+    error: type[msgspec.Struct] = ErrorReply
     is_open: bool = False
     may_lack_body: bool = False
 
 
 def describe(operations: Sequence[Operation], *, version: str) -> dict[str, Any]:
     """The OpenAPI 3.1 document of `operations`."""
-    types: dict[type[msgspec.Struct], None] = {ErrorReply: None}
+    kinds: dict[type[msgspec.Struct] | types.UnionType, None] = {}
     for operation in operations:
-        for kind in (operation.body, operation.reply, operation.streams):
+        for kind in (operation.body, operation.reply, operation.streams, operation.error):
             if kind is not None:
-                types[kind] = None
+                kinds[kind] = None
     schemas, components = msgspec.json.schema_components(
-        list(types), ref_template="#/components/schemas/{name}"
+        list(kinds), ref_template="#/components/schemas/{name}"
     )
-    refs = dict(zip(types, schemas, strict=True))
+    refs = dict(zip(kinds, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         path = operation.path.replace(":.+}", "}")
@@ -65,7 +68,9 @@ def describe(operations: Sequence[Operation], *, version: str) -> dict[str, Any]
 
 
 def _describe_one(
-    operation: Operation, path: str, refs: dict[type[msgspec.Struct], dict[str, Any]]
+    operation: Operation,
+    path: str,
+    refs: dict[type[msgspec.Struct] | types.UnionType, dict[str, Any]],
 ) -> dict[str, Any]:
     content: dict[str, Any] = {}
     if operation.reply is not None:
@@ -77,7 +82,7 @@ def _describe_one(
         answer["content"] = content
     error = {
         "description": "an error",
-        "content": {"application/json": {"schema": refs[ErrorReply]}},
+        "content": {"application/json": {"schema": refs[operation.error]}},
     }
     described: dict[str, Any] = {
         "summary": operation.summary,

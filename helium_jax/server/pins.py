@@ -4,7 +4,9 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import msgspec
 
 from helium_jax.errors import HeliumError
 from helium_jax.server.errors import NotFoundError
@@ -21,6 +23,7 @@ class _Pin:
     handle: int
     reply: PinReply
     timer: asyncio.TimerHandle | None
+    name: str | None
 
 
 class Pins:
@@ -40,13 +43,14 @@ class Pins:
         now: float,
         ttl_s: float | None,
         unpin: Unpin,
+        name: str | None = None,
     ) -> PinReply:
-        """Notes a pin of the generator's, and gives it back by `unpin` when `ttl_s` is over."""
+        """Notes a pin of the generator's, and gives it back by `unpin` when `ttl_s` is over.
+
+        A pin with a name can be renewed, and gives way in `make_room`.
+        """
         pin_id = f"pin_{secrets.token_hex(8)}"
-        timer = None
-        if ttl_s is not None:
-            loop = asyncio.get_running_loop()
-            timer = loop.call_later(ttl_s, self._expire, pin_id, unpin)
+        timer = self._start_timer(pin_id, ttl_s, unpin)
         reply = PinReply(
             id=pin_id,
             worker=worker,
@@ -54,8 +58,37 @@ class Pins:
             created=now,
             expires=None if ttl_s is None else now + ttl_s,
         )
-        self._pins[pin_id] = _Pin(tenant=tenant, handle=handle, reply=reply, timer=timer)
+        self._pins[pin_id] = _Pin(tenant=tenant, handle=handle, reply=reply, timer=timer, name=name)
         return reply
+
+    def renew(
+        self, tenant: str, name: str, *, now: float, ttl_s: float, unpin: Unpin
+    ) -> PinReply | None:
+        """A key's pin of that name, which now ends in `ttl_s` or when it was to end, if later."""
+        for pin_id, pin in self._pins.items():
+            if pin.tenant != tenant or pin.name != name:
+                continue
+            if pin.timer is not None and (pin.reply.expires or 0) < now + ttl_s:
+                pin.timer.cancel()
+                self._pins[pin_id] = pin = replace(
+                    pin,
+                    reply=msgspec.structs.replace(pin.reply, expires=now + ttl_s),
+                    timer=self._start_timer(pin_id, ttl_s, unpin),
+                )
+            return pin.reply
+        return None
+
+    async def make_room(self, tenant: str, max_pins: int, unpin: Unpin) -> bool:
+        """Whether a key has less than `max_pins`, once its named pin that would end first is given
+        back if need be."""
+        own = {pin_id: pin for pin_id, pin in self._pins.items() if pin.tenant == tenant}
+        if len(own) < max_pins:
+            return True
+        named = [pin_id for pin_id, pin in own.items() if pin.name is not None]
+        if not named:
+            return False
+        await self.remove(tenant, min(named, key=lambda i: own[i].reply.expires or 0), unpin)
+        return True
 
     def list(self, tenant: str) -> list[PinReply]:
         """A key's pins, the latest first."""
@@ -85,6 +118,13 @@ class Pins:
             if pin.timer is not None:
                 pin.timer.cancel()
         self._pins.clear()
+
+    def _start_timer(
+        self, pin_id: str, ttl_s: float | None, unpin: Unpin
+    ) -> asyncio.TimerHandle | None:
+        if ttl_s is None:
+            return None
+        return asyncio.get_running_loop().call_later(ttl_s, self._expire, pin_id, unpin)
 
     def _expire(self, pin_id: str, unpin: Unpin) -> None:
         pin = self._pins.pop(pin_id)

@@ -2,12 +2,20 @@
 
 from dataclasses import dataclass
 from importlib.metadata import version
+from types import UnionType
 
 from aiohttp import web
 from msgspec import Struct
 
-from helium_jax.server import cache, health, models, openai, plans, run_stream, runs
+from helium_jax.server import cache, health, messages, models, openai, plans, run_stream, runs
 from helium_jax.server.bodies import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
+from helium_jax.server.messages_bodies import CountTokensBody, MessagesBody
+from helium_jax.server.messages_replies import (
+    MessagesError,
+    MessagesEvent,
+    MessagesReply,
+    TokenCount,
+)
 from helium_jax.server.middleware import Handler
 from helium_jax.server.openapi import Operation, describe
 from helium_jax.server.plan_bodies import (
@@ -35,6 +43,7 @@ from helium_jax.server.replies import (
     ChatReply,
     CompletionReply,
     DetokenizeReply,
+    ErrorReply,
     ModelCard,
     ModelList,
     TokenizeReply,
@@ -58,7 +67,8 @@ def _post(
     *,
     body: type[Struct],
     reply: type[Struct] | None = None,
-    streams: type[Struct] | None = None,
+    streams: type[Struct] | UnionType | None = None,
+    error: type[Struct] = ErrorReply,
     may_lack_body: bool = False,
 ) -> Route:
     operation = Operation(
@@ -68,6 +78,7 @@ def _post(
         body=body,
         reply=reply,
         streams=streams,
+        error=error,
         may_lack_body=may_lack_body,
     )
     return Route(operation=operation, handler=handler)
@@ -79,7 +90,7 @@ def _get(
     handler: Handler,
     *,
     reply: type[Struct] | None = None,
-    streams: type[Struct] | None = None,
+    streams: type[Struct] | UnionType | None = None,
     is_open: bool = False,
 ) -> Route:
     operation = Operation(
@@ -120,6 +131,23 @@ ROUTES = (
         body=CompletionBody,
         reply=CompletionReply,
         streams=CompletionReply,
+    ),
+    _post(
+        "/v1/messages",
+        "Continue a conversation, in Anthropic's form",
+        messages.post_messages,
+        body=MessagesBody,
+        reply=MessagesReply,
+        streams=MessagesEvent,
+        error=MessagesError,
+    ),
+    _post(
+        "/v1/messages/count_tokens",
+        "Tokens of a conversation, in Anthropic's form",
+        messages.post_count_tokens,
+        body=CountTokensBody,
+        reply=TokenCount,
+        error=MessagesError,
     ),
     _get("/v1/models", "Models that are served", models.get_models, reply=ModelList),
     _get("/v1/models/{model:.+}", "One model", models.get_model, reply=ModelCard),

@@ -196,7 +196,7 @@ class FakeGenerator:
         worker = self._workers[index]
         resident, computed = worker.warm(prefix.cache_salt, prefix.token_ids)
         pin_id = None
-        if prefix.pin:
+        if prefix.pin and resident:
             pin_id = next(self._pin_ids)
             self._pins[pin_id] = prefix
         return WarmReceipt(resident=resident, computed=computed, pin_id=pin_id, worker=index)

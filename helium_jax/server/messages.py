@@ -1,0 +1,176 @@
+"""POST /v1/messages and /v1/messages/count_tokens: Anthropic's Messages API."""
+
+import asyncio
+import time
+import uuid
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from msgspec import UNSET
+
+from helium_jax.server.admission import working
+from helium_jax.server.formats import Heading
+from helium_jax.server.held_prefixes import Holding, hold_prefixes
+from helium_jax.server.messages_bodies import (
+    FOREIGN_MESSAGES_FIELDS,
+    CountTokensBody,
+    MessagesBody,
+    PromptFields,
+)
+from helium_jax.server.messages_format import MessagesFormat, MessagesWire
+from helium_jax.server.messages_prompt import Conversation, check_conversation
+from helium_jax.server.messages_replies import TokenCount
+from helium_jax.server.openai import Job, answer, check_model, derive_salt
+from helium_jax.server.plan_request import check_salt
+from helium_jax.server.prompts import check_fits, check_variables
+from helium_jax.server.reading import Findings
+from helium_jax.server.receive import finish_reading, parse_body, receive_object
+from helium_jax.server.sampling import check_foreign, check_stop_strings
+from helium_jax.server.state import CONFIG, REQUEST_ID, RUNS, RUNTIME, TENANT
+from helium_jax.text import TextModel
+from helium_jax.types import GenerateRequest, SamplingParams
+
+
+async def post_messages(request: web.Request) -> web.StreamResponse:
+    """Continues a conversation."""
+    with working(request):
+        started = asyncio.get_running_loop().time()
+        runtime, config = request.app[RUNTIME], request.app[CONFIG]
+        info = runtime.generator.info
+        raw = await receive_object(request)
+        body, found = parse_body(MessagesBody, raw)
+        check_foreign(raw, FOREIGN_MESSAGES_FIELDS, "", found)
+        conversation = None
+        if body is not None:
+            conversation = _check_prompt(request, body, found)
+            check_stop_strings(body.stop_sequences or (), "stop_sequences", config.limits, found)
+            check_salt(body.cache_salt, config.limits, found)
+        warnings = finish_reading(found, strict=config.strict)
+        assert body is not None, "a body that cannot be read has problems"
+        assert conversation is not None, "it was read with the body"
+        check_model(request, body.model)
+        ids, prefixes = await asyncio.to_thread(_encode, runtime.text, body, conversation)
+        check_fits(len(ids), None, info.max_model_len, "messages")
+        room = info.max_model_len - len(ids)
+        salt = derive_salt(request[TENANT], body.cache_salt)
+        held = await _hold(request, prefixes, salt)
+        defaults = runtime.text.sampling
+        sampling = replace(
+            defaults,
+            max_tokens=min(body.max_tokens, room),
+            temperature=defaults.temperature if body.temperature is None else body.temperature,
+            top_p=defaults.top_p if body.top_p is None else body.top_p,
+            top_k=max(defaults.top_k if body.top_k is None else body.top_k, 0),
+        )
+        job = _make_job(request, body, ids, sampling, held, started=started)
+        form = MessagesFormat(
+            _heading(request, [*warnings, *held.warnings]),
+            num_held=held.computed,
+            is_cut=body.max_tokens > room,
+        )
+        return await answer(request, job, form, open_wire=MessagesWire)
+
+
+async def post_count_tokens(request: web.Request) -> web.Response:
+    """Counts the tokens of a prompt, the start of the answer included."""
+    runtime, config = request.app[RUNTIME], request.app[CONFIG]
+    raw = await receive_object(request)
+    body, found = parse_body(CountTokensBody, raw)
+    check_foreign(raw, FOREIGN_MESSAGES_FIELDS, "", found)
+    conversation = None if body is None else _check_prompt(request, body, found)
+    warnings = finish_reading(found, strict=config.strict)
+    assert body is not None, "a body that cannot be read has problems"
+    assert conversation is not None, "it was read with the body"
+    check_model(request, body.model)
+    unmarked = replace(conversation, marks=())
+    ids, _ = await asyncio.to_thread(_encode, runtime.text, body, unmarked)
+    count = TokenCount(input_tokens=len(ids), warnings=warnings or UNSET)
+    return web.Response(body=msgspec.json.encode(count), content_type="application/json")
+
+
+def _check_prompt(request: web.Request, body: PromptFields, found: Findings) -> Conversation:
+    limits = request.app[CONFIG].limits
+    check_variables(body.chat_template_kwargs or {}, limits, found)
+    return check_conversation(body, limits, found)
+
+
+def _encode(
+    text: TextModel, body: PromptFields, conversation: Conversation
+) -> tuple[tuple[int, ...], list[tuple[tuple[int, ...], float]]]:
+    """Ids of the prompt, and what of them each mark covers with its seconds.
+
+    A template may close a message in a way that depends on what follows: only what the prompt up
+    to a mark has in common with the whole prompt can be found again.
+    """
+    variables: dict[str, Any] = {**(body.chat_template_kwargs or {})}
+    ids = text.encode_chat(conversation.messages, **variables)
+    if conversation.prefill:
+        ids = ids + text.encode(conversation.prefill, add_special_tokens=False)
+    prefixes = []
+    for mark in conversation.marks:
+        part = text.encode_chat(mark.messages, add_generation_prompt=False, **variables)
+        length = next(
+            (i for i, (a, b) in enumerate(zip(part, ids, strict=False)) if a != b),
+            min(len(part), len(ids)),
+        )
+        if length:
+            prefixes.append((tuple(ids[:length]), mark.ttl_s))
+    return tuple(ids), prefixes
+
+
+async def _hold(
+    request: web.Request, prefixes: list[tuple[tuple[int, ...], float]], salt: str
+) -> Holding:
+    if not prefixes:
+        return Holding()
+    runs = request.app[RUNS]
+    return await hold_prefixes(
+        prefixes,
+        generator=runs.session.generator,
+        pins=runs.pins,
+        tenant=request[TENANT],
+        salt=salt,
+        max_pins=request.app[CONFIG].limits.pins,
+        now=runs.now(),
+    )
+
+
+def _make_job(
+    request: web.Request,
+    body: MessagesBody,
+    ids: tuple[int, ...],
+    sampling: SamplingParams,
+    held: Holding,
+    *,
+    started: float,
+) -> Job:
+    only = GenerateRequest(
+        request_id=f"{request[REQUEST_ID]}.{uuid.uuid4().hex[:8]}",
+        token_ids=ids,
+        sampling=sampling,
+        priority=body.priority or 0,
+        cache_salt=derive_salt(request[TENANT], body.cache_salt),
+        worker=held.worker,
+    )
+    return Job(
+        requests=(only,),
+        answers_per_prompt=1,
+        stop=tuple(body.stop_sequences or ()),
+        include_stop=False,
+        streams=bool(body.stream),
+        include_usage=True,
+        continuous_usage=True,
+        started=started,
+    )
+
+
+def _heading(request: web.Request, warnings: list[str]) -> Heading:
+    return Heading(
+        id=f"msg_{uuid.uuid4().hex}",
+        created=int(time.time()),
+        model=request.app[RUNTIME].generator.info.name,
+        fingerprint=None,
+        warnings=warnings,
+    )
