@@ -75,6 +75,47 @@ class SamplingParams:
         return self.is_greedy or self.seed is not None
 
 
+class GrammarState(Protocol):
+    """One sequence's place in a grammar; after the request was sent it belongs to the engine.
+
+    End-of-sequence ids are no part of a grammar: the engine allows them where it `is_accepting`.
+    All of it may raise RequestError when the grammar turns out to be too complex to go on.
+    """
+
+    @property
+    def is_accepting(self) -> bool:
+        """The text so far is a whole one: the sequence may end here."""
+        ...
+
+    @property
+    def is_finished(self) -> bool:
+        """Nothing may follow: the sequence must end here."""
+        ...
+
+    def fill_mask(self, out: memoryview) -> None:
+        """Writes the whole of `out`, bytes: bit i % 8 of byte i // 8 is set where token i may come
+        next (as 32-bit words, bit i % 32 of little-endian word i // 32)."""
+        ...
+
+    def accept(self, token_id: int) -> None:
+        """Takes in the next token; one that the mask does not allow raises RequestError."""
+        ...
+
+
+class TokenGrammar(Protocol):
+    """What a sequence must look like, compiled for a vocabulary (`text.grammar`); safe to share
+    between requests and threads."""
+
+    @property
+    def key(self) -> str:
+        """Digest of the grammar and the vocabulary."""
+        ...
+
+    def start(self) -> GrammarState:
+        """A new sequence's place: before its first generated token."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
     """One sequence to continue.
@@ -92,6 +133,9 @@ class GenerateRequest:
         prefer_cached: among waiting requests of equal priority that set it, the longest cached
             prefix is admitted first, looked up each step, and equal prefixes together. It takes
             the places of such requests in the queue only, and no request waits for ever.
+        grammar: what the generated text must look like; None for anything. The sequence ends with
+            `STOP` as soon as nothing may follow, and end-of-sequence ids are possible exactly
+            where the grammar accepts; with `min_tokens` the grammar has the last word.
     """
 
     request_id: str
@@ -102,6 +146,7 @@ class GenerateRequest:
     worker: int | None = None
     planned_next_use: int | None = None
     prefer_cached: bool = False
+    grammar: TokenGrammar | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,10 @@ from helium_jax.errors import RequestError
 from helium_jax.text.chat_template import ChatTemplate
 from helium_jax.text.conversation import continue_chat
 from helium_jax.text.detokenizer import Detokenizer
+from helium_jax.text.grammar import GrammarCache
+from helium_jax.text.grammar_spec import GrammarSpec
 from helium_jax.text.tokenizer import Tokenizer
-from helium_jax.types import SamplingParams
+from helium_jax.types import SamplingParams, TokenGrammar
 
 TEMPLATE_FILE = "chat_template.jinja"
 _GREEDY = SamplingParams()
@@ -42,6 +44,10 @@ class TextModel:
     template: ChatTemplate | None = None
     eos_token_ids: frozenset[int] = frozenset()
     sampling: SamplingParams = _GREEDY
+    _grammars: GrammarCache = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_grammars", GrammarCache(self.tokenizer))
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """See Tokenizer.encode."""
@@ -102,6 +108,21 @@ class TextModel:
             answer_ids=answer_ids,
             eos_token_ids=self.eos_token_ids,
         )
+
+    async def compile_grammar(
+        self, spec: GrammarSpec, *, param: str = "response_format"
+    ) -> TokenGrammar:
+        """What `GenerateRequest.grammar` takes; compiled in a thread, and kept for the next time.
+
+        Args:
+            spec: what answers must look like.
+            param: JSON path of the grammar in the request, for the error.
+
+        Raises:
+            RequestError: the grammar is wrong, too large, or allows no text ("invalid_grammar").
+            CapacityError: too many grammars wait to be compiled.
+        """
+        return await self._grammars.compile(spec, param=param)
 
     def detokenizer(self, stop: Sequence[str] = (), *, include_stop: bool = False) -> Detokenizer:
         """A new detokenizer for one answer."""

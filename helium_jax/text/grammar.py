@@ -1,0 +1,303 @@
+"""Grammars compiled for a vocabulary, by llguidance: which tokens may come next.
+
+A grammar from a request is hostile until it is compiled: its size is bounded before
+(`grammar_spec`, `grammar_bounds`), llguidance's own limits bound compiling and each step, and
+compiling runs in a thread with a stack deep enough for what those sizes can nest.
+"""
+
+import asyncio
+import hashlib
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+
+from helium_jax.errors import CapacityError, HeliumError, InternalError, RequestError
+from helium_jax.text.grammar_bounds import check_bounds
+from helium_jax.text.grammar_spec import GrammarKind, GrammarSpec
+from helium_jax.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions  # exists for type checkers only
+
+MAX_CACHED = 64
+MAX_WAITING = 32
+# Chains of rules are followed by recursion, 2 KiB and more a link; untouched stack costs nothing.
+_STACK_BYTES = 256 * 1024 * 1024
+_MAX_MESSAGE = 300
+# One blank at most between the parts of JSON: without a bound a small model writes blanks for ever.
+_JSON_OPTIONS: "JsonCompileOptions" = {"whitespace_pattern": "[ \\n]?", "lenient": False}
+
+
+def compile_grammar(
+    spec: GrammarSpec, tokenizer: Tokenizer, *, param: str = "response_format"
+) -> "CompiledGrammar":
+    """Compiles a grammar in this thread; `GrammarCache.compile` does it in one of its own.
+
+    Args:
+        spec: what answers must look like.
+        tokenizer: whose tokens answers are made of.
+        param: JSON path of the grammar in the request, for the error.
+
+    Raises:
+        RequestError: the grammar is wrong, too large, or allows no text.
+    """
+    return _compile(spec, GrammarVocabulary(tokenizer), param)
+
+
+class GrammarVocabulary:
+    """A tokenizer as llguidance reads it; made once, safe to share between threads."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.num_tokens = tokenizer.vocab_size
+        self._tokenizer = tokenizer
+
+    @cached_property
+    def backend(self) -> LLTokenizer:
+        """llguidance's own object.
+
+        The end of an answer gets an id of its own, one past the vocabulary: which tokens end a
+        sequence is for the engine to say.
+        """
+        wrapped = TokenizerWrapper(_Vocabulary(self._tokenizer))
+        return LLTokenizer(wrapped, n_vocab=self.num_tokens + 1)
+
+    @cached_property
+    def digest(self) -> str:
+        """Changes with the vocabulary."""
+        text = self._tokenizer.backend.to_str()
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class CompiledGrammar:
+    """A `types.TokenGrammar`; safe to share between threads."""
+
+    def __init__(self, key: str, prototype: LLMatcher, num_tokens: int) -> None:
+        self.key = key
+        self._prototype = prototype
+        self._num_tokens = num_tokens
+
+    def start(self) -> "MatcherState":
+        """A new sequence's place in the grammar."""
+        return MatcherState(self._prototype.deep_copy(), self._num_tokens)
+
+
+class MatcherState:
+    """A `types.GrammarState`; belongs to one thread at a time."""
+
+    def __init__(self, matcher: LLMatcher, num_tokens: int) -> None:
+        self._matcher = matcher
+        self._num_tokens = num_tokens
+        self._mask: bytes | None = None  # of the present place
+
+    @property
+    def is_accepting(self) -> bool:
+        """The text so far is a whole one."""
+        return self._matcher.is_accepting()
+
+    @property
+    def is_finished(self) -> bool:
+        """The text so far is a whole one, and no token may follow."""
+        # The library may notice that nothing can follow only when it looks for it.
+        if not self._matcher.is_stopped() and not any(self._compute_mask()):
+            return True
+        self._check()
+        return self._matcher.is_stopped()
+
+    def fill_mask(self, out: memoryview) -> None:
+        """Sets bit i % 8 of byte i // 8 where token i may come next, and clears all others.
+
+        Raises:
+            RequestError: the grammar is too complex to go on.
+        """
+        mask = self._compute_mask()
+        size = min(len(mask), len(out))
+        out[:size] = mask[:size]
+        out[size:] = bytes(len(out) - size)
+
+    def accept(self, token_id: int) -> None:
+        """Takes in the next token.
+
+        Raises:
+            RequestError: the grammar does not allow it, or is too complex to go on.
+        """
+        self._mask = None
+        self._matcher.consume_token(token_id)
+        self._check()
+
+    def _compute_mask(self) -> bytes:
+        if self._mask is None:
+            mask = bytearray(self._matcher.compute_bitmask())
+            self._check()
+            mask[self._num_tokens // 8] &= (1 << self._num_tokens % 8) - 1
+            self._mask = bytes(mask[: self._num_tokens // 8 + 1])
+        return self._mask
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            reason = _first_line(self._matcher.get_error())
+            if reason.startswith("NoExtension"):
+                reason = "nothing that could follow leads to a whole text"
+            raise RequestError(
+                f"the grammar cannot go on: {reason}",
+                code="grammar_failed",
+                param="response_format",
+            )
+
+
+class GrammarCache:
+    """The grammars of one tokenizer, compiled once each; a failure is remembered too.
+
+    Methods may be called from several event loops.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, max_cached: int = MAX_CACHED) -> None:
+        self._vocabulary = GrammarVocabulary(tokenizer)
+        self._max_cached = max_cached
+        self._gate = threading.Lock()
+        self._one_at_a_time = threading.Lock()
+        self._futures: OrderedDict[GrammarSpec, Future[CompiledGrammar]] = OrderedDict()
+
+    async def compile(
+        self, spec: GrammarSpec, *, param: str = "response_format"
+    ) -> CompiledGrammar:
+        """Compiles a grammar in a thread, or finds it; never blocks the event loop.
+
+        Args:
+            spec: what answers must look like.
+            param: JSON path of the grammar in the request, for the error.
+
+        Raises:
+            RequestError: the grammar is wrong, too large, or allows no text.
+            CapacityError: too many grammars wait for being compiled.
+        """
+        future = self._find_or_start(spec)
+        try:
+            # Who goes away must not take the grammar from others who wait for it.
+            return await asyncio.shield(asyncio.wrap_future(future))
+        except RequestError as error:
+            raise RequestError(error.message, code=error.code, param=param) from None
+
+    def _find_or_start(self, spec: GrammarSpec) -> Future[CompiledGrammar]:
+        with self._gate:
+            future = self._futures.get(spec)
+            if future is not None:
+                self._futures.move_to_end(spec)
+                return future
+            if sum(not waiting.done() for waiting in self._futures.values()) >= MAX_WAITING:
+                raise CapacityError(f"{MAX_WAITING} grammars wait to be compiled; try again later")
+            self._drop_oldest()
+            future = self._futures[spec] = Future()
+            future.set_running_or_notify_cancel()
+            _start_deep(lambda: self._run(spec, future))
+            return future
+
+    def _drop_oldest(self) -> None:
+        done = [spec for spec, future in self._futures.items() if future.done()]
+        for spec in done[: max(len(self._futures) - self._max_cached + 1, 0)]:
+            del self._futures[spec]
+
+    def _run(self, spec: GrammarSpec, future: Future[CompiledGrammar]) -> None:
+        try:
+            with self._one_at_a_time:
+                grammar = _compile(spec, self._vocabulary, "response_format")
+        except HeliumError as error:
+            future.set_exception(error)
+        except Exception as error:
+            future.set_exception(InternalError(f"a grammar could not be compiled: {error}"))
+        else:
+            future.set_result(grammar)
+
+
+def _compile(spec: GrammarSpec, vocabulary: GrammarVocabulary, param: str) -> CompiledGrammar:
+    try:
+        check_bounds(spec)
+        grammar = _grammar_of(spec)
+    except ValueError as error:  # RequestError is one
+        raise _refused(spec, str(error), param) from None
+    limits = LLParserLimits(
+        max_lexer_states=20_000,
+        step_lexer_fuel=200_000,
+        step_max_items=20_000,
+        verbose_errors=False,
+    )
+    matcher = LLMatcher(vocabulary.backend, grammar, log_level=0, limits=limits)
+    if matcher.is_error():
+        raise _refused(spec, _first_line(matcher.get_error()), param)
+    first = MatcherState(matcher.deep_copy(), vocabulary.num_tokens)
+    try:
+        is_empty = first.is_finished
+    except RequestError as error:
+        raise _refused(spec, error.message, param) from None
+    if is_empty:
+        raise _refused(spec, "it allows no text but the empty one", param)
+    key = hashlib.sha256(
+        json.dumps([vocabulary.digest, spec.kind, spec.source]).encode("utf-8", "surrogatepass")
+    )
+    return CompiledGrammar(key.hexdigest(), matcher, vocabulary.num_tokens)
+
+
+def _grammar_of(spec: GrammarSpec) -> str:
+    """The grammar as llguidance takes it."""
+    match spec.kind:
+        case GrammarKind.JSON_SCHEMA:
+            schema = json.loads(spec.source)
+            if schema is False:
+                raise ValueError("the schema `false` allows nothing")
+            return LLMatcher.grammar_from_json_schema(
+                {} if schema is True else schema, overrides=_JSON_OPTIONS
+            )
+        case GrammarKind.JSON_OBJECT:
+            return LLMatcher.grammar_from_json_schema({"type": "object"}, overrides=_JSON_OPTIONS)
+        case GrammarKind.REGEX:
+            return LLMatcher.grammar_from_regex(spec.source)
+        case GrammarKind.CHOICE:
+            choices = " | ".join(json.dumps(choice) for choice in json.loads(spec.source))
+            return LLMatcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {choices}")
+        case GrammarKind.LARK:
+            return LLMatcher.grammar_from_lark(spec.source)
+
+
+class _Vocabulary:
+    """What `TokenizerWrapper` wants to know; the attributes' names are the library's."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        size = tokenizer.vocab_size
+        self.eos_token_id = size
+        self.bos_token_id = None
+        self.special_token_ids = [*sorted(tokenizer.special_ids), size]
+        self.tokens = [*map(tokenizer.token_bytes, range(size)), b""]
+        self._tokenizer = tokenizer
+
+    def __call__(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False)
+
+
+def _refused(spec: GrammarSpec, reason: str, param: str) -> RequestError:
+    return RequestError(
+        f"the {spec.kind} cannot be used: {reason}", code="invalid_grammar", param=param
+    )
+
+
+def _first_line(text: str) -> str:
+    """An error of the library's without the state it appends, cut to a readable length."""
+    line = " ".join(text.split("\n<")[0].split())
+    return line if len(line) <= _MAX_MESSAGE else line[:_MAX_MESSAGE] + "..."
+
+
+def _start_deep(function: Callable[[], None]) -> None:
+    """Runs a function in a thread with a deep stack; the process does not wait for it at exit."""
+    with _STACK_GATE:
+        before = threading.stack_size(_STACK_BYTES)
+        try:
+            threading.Thread(target=function, name="helium-grammar", daemon=True).start()
+        finally:
+            threading.stack_size(before)
+
+
+_STACK_GATE = threading.Lock()  # the stack size is the whole process's
