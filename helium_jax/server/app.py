@@ -23,8 +23,10 @@ from helium_jax.server.state import (
     RUNTIME,
     STARTED_UNIX,
     STATE,
+    WAITING_ROOM,
     Runtime,
 )
+from helium_jax.server.waiting_room import WaitingRoom
 from helium_jax.telemetry.metrics import Metrics
 
 
@@ -44,6 +46,7 @@ def make_app(
     app[RUNTIME] = runtime
     app[CONFIG] = config
     app[STATE] = ServerState()
+    app[WAITING_ROOM] = WaitingRoom(config.limits)
     app[CLOCK] = clock
     app[STARTED_UNIX] = int(time.time())
     metrics = app[METRICS] = Metrics(model_name=runtime.generator.info.name)

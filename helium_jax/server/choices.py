@@ -47,8 +47,10 @@ class Piece:
 class Pieces:
     """The pieces of all sequences in the order in which they came."""
 
-    def __init__(self, num_sequences: int) -> None:
+    def __init__(self, num_sequences: int, on_begun: Callable[[int], None]) -> None:
+        """`on_begun` is called with a sequence's index whenever it has gained tokens."""
         self._num_unfinished = num_sequences
+        self._on_begun = on_begun
         self._queue: asyncio.Queue[Piece | HeliumError] = asyncio.Queue()
 
     @property
@@ -58,6 +60,8 @@ class Pieces:
 
     def put(self, item: Piece | HeliumError) -> None:
         """Adds what a sequence gained, or why it failed."""
+        if isinstance(item, Piece):
+            self._on_begun(item.index)
         self._queue.put_nowait(item)
 
     async def next(self, timeout_s: float | None = None) -> Piece | None:
@@ -89,6 +93,7 @@ async def run_sequences(
     make_detokenizer: Callable[[], Detokenizer],
     metrics: Metrics,
     started: float,
+    on_begun: Callable[[int], None],
 ) -> AsyncIterator[Pieces]:
     """Starts all sequences; those unfinished at the end of the context are cancelled.
 
@@ -98,8 +103,9 @@ async def run_sequences(
         make_detokenizer: called once per sequence; its stop strings end the sequence.
         metrics: gains latencies and token counts.
         started: the event loop's time at which the request arrived.
+        on_begun: called with a sequence's index when it has left the queue, perhaps repeatedly.
     """
-    pieces = Pieces(len(requests))
+    pieces = Pieces(len(requests), on_begun)
     tasks = [
         asyncio.create_task(
             _run_one(generator, request, i, make_detokenizer(), metrics, started, pieces)

@@ -24,6 +24,9 @@ class Limits:
         template_kwargs: most variables for the chat template; a text among them has at most
             `stop_chars` characters.
         json_depth: deepest nesting of a body.
+        key_waiting_sequences: most sequences of one key that wait for their first token; more are
+            answered 429. One request may be larger if nothing of its key waits.
+        key_waiting_tokens: the same in tokens of their prompts.
         plan_bytes: longest plan, as canonical JSON.
         plans: registered plans of one key; the one that was not used for longest leaves.
         run_rows: most rows of one run.
@@ -52,6 +55,8 @@ class Limits:
     salt_chars: int = 256
     template_kwargs: int = 32
     json_depth: int = 64
+    key_waiting_sequences: int = 2048
+    key_waiting_tokens: int = 8 * 1024 * 1024
     plan_bytes: int = 4 * 1024 * 1024
     plans: int = 1000
     run_rows: int = 100_000

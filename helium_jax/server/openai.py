@@ -37,7 +37,15 @@ from helium_jax.server.receive import finish_reading, parse_body, receive_object
 from helium_jax.server.replies import UsageReply
 from helium_jax.server.sampling import SEED_RANGE, check_foreign, check_sampling, stop_strings
 from helium_jax.server.sse import EventStream, Wire
-from helium_jax.server.state import CONFIG, METRICS, REQUEST_ID, RUNTIME, STATE, TENANT
+from helium_jax.server.state import (
+    CONFIG,
+    METRICS,
+    REQUEST_ID,
+    RUNTIME,
+    STATE,
+    TENANT,
+    WAITING_ROOM,
+)
 from helium_jax.types import GenerateRequest, SamplingParams, Usage
 
 
@@ -241,21 +249,26 @@ async def answer(
     `open_wire`: how events are put on the wire.
     """
     runtime, metrics = request.app[RUNTIME], request.app[METRICS]
-    running = run_sequences(
-        runtime.generator,
-        job.requests,
-        make_detokenizer=lambda: runtime.text.detokenizer(job.stop, include_stop=job.include_stop),
-        metrics=metrics,
-        started=job.started,
-    )
-    try:
-        async with running as pieces:
-            if job.streams:
-                return await _stream(request, job, form, pieces, open_wire(request))
-            collected = [piece async for piece in _all_pieces(pieces)]
-    except asyncio.CancelledError:
-        metrics.count("requests_cancelled_total")
-        raise
+    room, lengths = request.app[WAITING_ROOM], [len(one.token_ids) for one in job.requests]
+    with room.enter(request[TENANT], lengths) as on_begun:
+        running = run_sequences(
+            runtime.generator,
+            job.requests,
+            make_detokenizer=lambda: runtime.text.detokenizer(
+                job.stop, include_stop=job.include_stop
+            ),
+            metrics=metrics,
+            started=job.started,
+            on_begun=on_begun,
+        )
+        try:
+            async with running as pieces:
+                if job.streams:
+                    return await _stream(request, job, form, pieces, open_wire(request))
+                collected = [piece async for piece in _all_pieces(pieces)]
+        except asyncio.CancelledError:
+            metrics.count("requests_cancelled_total")
+            raise
     usages = _zero_usages(job)
     for piece in collected:
         usages[piece.index] = piece.usage

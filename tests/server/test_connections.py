@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import socket
 
 import pytest
 
@@ -83,8 +84,11 @@ async def test_a_client_that_does_not_read_is_dropped(serve, text):
     big = tuple(text.encode("x" * 3000, add_special_tokens=False))
     generator = FakeGenerator(reply=lambda request: big)
     async with serve(generator, write_timeout_s=0.2) as served:
-        reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port, limit=1024)
-        fields = {"stream": True, "n": 100, "max_tokens": 3000, "temperature": 1}
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # it is soon full
+        client.connect(("127.0.0.1", served.server.port))
+        reader, writer = await asyncio.open_connection(sock=client, limit=1024)
+        fields = {"stream": True, "n": 8, "max_tokens": 1000, "logprobs": 20, "temperature": 1}
         writer.write(http("/v1/completions", {**BODY, **fields}))
         await eventually(lambda: generator.running)
         await eventually(lambda: not generator.running)
