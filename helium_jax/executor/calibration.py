@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from helium_jax.errors import HeliumError
 from helium_jax.schedule.roofline import CostSample, Roofline, calibrate
-from helium_jax.schedule.simulated_engine import StepWork
+from helium_jax.schedule.step_work import StepWork
 from helium_jax.types import GenerateRequest, Generator, SamplingParams
 
 log = logging.getLogger(__name__)

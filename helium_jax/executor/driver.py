@@ -1,6 +1,7 @@
 """One run's shell: carries out what `RunState` decides, and tells it what happened."""
 
 import asyncio
+import dataclasses
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -38,6 +39,7 @@ from helium_jax.executor.events import (
     SubmitCall,
 )
 from helium_jax.executor.functions import FunctionThreads
+from helium_jax.executor.head_room import Need, Seat
 from helium_jax.executor.hints import Hints
 from helium_jax.executor.options import RunOptions
 from helium_jax.executor.output_cache import CachedOutput
@@ -47,12 +49,14 @@ from helium_jax.executor.result import RunStatistics, summarize
 from helium_jax.executor.spans import SpanBook
 from helium_jax.executor.state import RunState
 from helium_jax.executor.watch import RunWatch
+from helium_jax.schedule.output_lengths import OutputLengths
 from helium_jax.text.answer import stream_answer
 from helium_jax.types import GenerateRequest, WarmPrefix
 
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 10  # at an engine whose queue is full
+DEFAULT_OUTPUT = 256.0  # tokens of an answer about which nothing is known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +89,7 @@ class Driver:
     sleep: Callable[[float], Awaitable[object]]
     started: float
     hints: Hints
+    lengths: OutputLengths
     warmer: Warmer | None = None
     watch: RunWatch | None = None
     precompute_seconds: float = 0.0
@@ -305,18 +310,36 @@ class Driver:
     async def _generate(self, submit: SubmitCall) -> CallFinished:
         request = self._request(submit)
         cost = len(request.token_ids) + (request.sampling.max_tokens or 0)
+        need = self._need(submit)
         for attempt in range(MAX_ATTEMPTS):
             try:
-                turn = self.resources.gate.turn(self.run_id, cost=cost, weight=self.options.weight)
-                async with turn:
-                    return await self._stream(submit.call, request)
+                turn = self.resources.gate.turn(
+                    self.run_id, need=need, cost=cost, weight=self.options.weight
+                )
+                async with turn as seat:
+                    if self.resources.generator.info.num_workers > 1:
+                        request = dataclasses.replace(request, worker=seat.worker)
+                    answer = await self._stream(submit.call, request, seat)
+                self.lengths.observe(submit.call.operator, answer.usage.completion_tokens)
+                return answer
             except CapacityError as error:
                 if error.code != "server_overloaded" or attempt + 1 == MAX_ATTEMPTS:
                     raise
                 await self.sleep(error.retry_after_s)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _stream(self, call: Call, request: GenerateRequest) -> CallFinished:
+    def _need(self, submit: SubmitCall) -> Need:
+        expected = self.lengths.expected(submit.call.operator)
+        most = submit.call.settings.sampling.max_tokens
+        if expected is None:
+            expected = DEFAULT_OUTPUT if most is None else most
+        return Need(
+            token_ids=submit.token_ids,
+            output_tokens=expected if most is None else min(expected, most),
+            worker=submit.release.worker,
+        )
+
+    async def _stream(self, call: Call, request: GenerateRequest, seat: Seat) -> CallFinished:
         self.spans.admitted(call.call_id, request.worker, self.now)
         texts: list[str] = []
         token_ids: list[int] = []
@@ -329,6 +352,7 @@ class Driver:
                 token_ids += piece.token_ids
                 usage = piece.usage
                 if piece.token_ids:
+                    self.resources.gate.grew(seat, len(piece.token_ids))
                     progress = CallProgressed(
                         call_id=call.call_id, num_tokens=len(piece.token_ids), text=piece.text
                     )

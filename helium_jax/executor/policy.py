@@ -11,6 +11,7 @@ from helium_jax.executor.options import AS_READY, RunOptions
 from helium_jax.optimizer.profile import Profile
 from helium_jax.physical import PhysicalPlan
 from helium_jax.schedule.building import PlannedCalls, build_call_graph
+from helium_jax.schedule.call_graph import CallGraph
 from helium_jax.schedule.dispatch import Dispatcher, DispatchSetting
 from helium_jax.schedule.policies import POLICIES
 from helium_jax.types import Generator
@@ -29,6 +30,11 @@ class Planned:
 
     dispatcher: Dispatcher
     calls: PlannedCalls | None = None
+
+    @property
+    def graph(self) -> CallGraph:
+        """The calls as they were planned; none if nothing was."""
+        return CallGraph(nodes=(), num_rows=0) if self.calls is None else self.calls.graph
 
 
 def plan_calls(

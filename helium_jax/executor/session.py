@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from helium_jax.executor.codec import TextCodec
 from helium_jax.executor.driver import Driver, RunEvent
 from helium_jax.executor.fair_gate import FairGate
+from helium_jax.executor.head_room import HeadRoom
 from helium_jax.executor.hints import Hints
 from helium_jax.executor.options import RunOptions
 from helium_jax.executor.output_cache import OutputCache
@@ -25,6 +26,7 @@ from helium_jax.executor.state import RunState
 from helium_jax.executor.watch import RunWatch
 from helium_jax.optimizer.profile import Profile
 from helium_jax.plan import Plan, Value
+from helium_jax.schedule.output_lengths import OutputLengths
 from helium_jax.types import Generator
 
 NO_PARAMS: Mapping[str, Value] = {}
@@ -56,8 +58,8 @@ class Session:
             codec: text to token ids and back, of the generator's model.
             output_cache: where finished answers are kept; the caller's to close.
             profiles: where what runs have shown is read and kept.
-            max_in_flight: most calls of all runs at the engine at once; None: enough to keep it
-                full.
+            max_in_flight: most calls of all runs at the engine at once, whatever pages they
+                need; None: enough to keep it full, and no more than its KV pages take.
             clock: seconds, for statistics.
             sleep: waits for seconds, for timeouts and a full engine.
         """
@@ -65,7 +67,13 @@ class Session:
         self._resources = Resources(
             generator=generator,
             codec=codec,
-            gate=FairGate(self._max_in_flight),
+            gate=FairGate(
+                HeadRoom(
+                    statistics=generator.statistics,
+                    capacity=self._max_in_flight,
+                    counts_pages=max_in_flight is None,
+                )
+            ),
             output_cache=output_cache,
         )
         self._profiles = profiles
@@ -167,6 +175,7 @@ class Session:
             sleep=self._sleep,
             started=started,
             hints=Hints(generator=self._resources.generator, cache_salt=options.cache_salt),
+            lengths=OutputLengths(prepared.planned.graph),
             warmer=make_warmer(prepared, self._resources.generator, options),
             watch=watch,
         )

@@ -3,7 +3,7 @@
 from helium_jax.config import EngineConfig
 from helium_jax.executor.calibration import measure_roofline
 from helium_jax.runtime import open_runtime
-from helium_jax.schedule.simulated_engine import StepWork
+from helium_jax.schedule.step_work import StepWork
 from helium_jax.testing import FakeGenerator
 
 

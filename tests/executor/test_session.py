@@ -7,6 +7,7 @@ import pytest
 from helium_jax.errors import InternalError
 from helium_jax.executor import NAIVE, RunOptions, Session
 from helium_jax.executor.fair_gate import FairGate
+from helium_jax.executor.head_room import HeadRoom, Need
 from helium_jax.executor.output_cache import OutputCache
 from helium_jax.plan import PlanBuilder
 from helium_jax.testing import FakeGenerator, FakeText, settle
@@ -20,6 +21,10 @@ def chain(length=2, text="{{q}}", **fields):
         value = builder.completion(f"{step} " + value, name=f"c{step}", **fields)
     builder.output("o", value)
     return builder.build()
+
+
+def gate_of(capacity):
+    return FairGate(HeadRoom(statistics=FakeGenerator().statistics, capacity=capacity))
 
 
 def session_of(engine, **options):
@@ -146,11 +151,11 @@ async def test_5_15_runs_submitted_together_share_the_engine():
 
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (3.0, 1.0)])
 async def test_room_is_shared_by_weight(weights):
-    gate = FairGate(1)
+    gate = gate_of(1)
     order = []
 
     async def call(run, weight):
-        async with gate.turn(run, cost=1.0, weight=weight):
+        async with gate.turn(run, need=Need(token_ids=(1,)), cost=1.0, weight=weight):
             order.append(run)
             await asyncio.sleep(0)
 
@@ -164,11 +169,11 @@ async def test_room_is_shared_by_weight(weights):
 
 
 async def test_a_run_that_comes_late_does_not_make_up_for_the_time_before():
-    gate = FairGate(1)
+    gate = gate_of(1)
     order = []
 
     async def call(run):
-        async with gate.turn(run, cost=1.0, weight=1.0):
+        async with gate.turn(run, need=Need(token_ids=(1,)), cost=1.0, weight=1.0):
             order.append(run)
             await asyncio.sleep(0)
 
@@ -182,17 +187,17 @@ async def test_a_run_that_comes_late_does_not_make_up_for_the_time_before():
 
 
 async def test_who_gives_up_waiting_leaves_no_place_taken():
-    gate = FairGate(1)
+    gate = gate_of(1)
     inside = asyncio.Event()
     leave = asyncio.Event()
 
     async def hold():
-        async with gate.turn("a", cost=1.0, weight=1.0):
+        async with gate.turn("a", need=Need(token_ids=(1,)), cost=1.0, weight=1.0):
             inside.set()
             await leave.wait()
 
     async def enter():
-        async with gate.turn("b", cost=1.0, weight=1.0):
+        async with gate.turn("b", need=Need(token_ids=(1,)), cost=1.0, weight=1.0):
             pass
 
     holder = asyncio.create_task(hold())
