@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from helium_jax.schedule.call_graph import CallGraph
+from helium_jax.schedule.roofline import Roofline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +100,7 @@ class DispatchSetting:
         max_num_batched_tokens: most tokens in a step of a worker.
         seed: of everything drawn.
         strict: keep the planned order even where a worker has to wait for it.
+        roofline: seconds of the engines' steps, if plans shall go by them; None: by token steps.
     """
 
     num_workers: int = 1
@@ -108,6 +110,7 @@ class DispatchSetting:
     max_num_batched_tokens: int = 512
     seed: int = 0
     strict: bool = False
+    roofline: Roofline | None = None
 
 
 class Dispatcher(Protocol):

@@ -1,59 +1,15 @@
 """How well the cost models predict a run: both on its recorded order, and which is the better."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import NamedTuple
 
 from helium_jax.schedule.call_graph import CallGraph
 from helium_jax.schedule.dispatch import DispatchSetting
-from helium_jax.schedule.given_order import given_order
+from helium_jax.schedule.order_cost import ModelName
 from helium_jax.schedule.roofline import Roofline
-from helium_jax.schedule.simulate import CallSpan, simulate
-from helium_jax.schedule.token_step import Timeline, TokenSteps
-
-ModelName = Literal["token_step", "roofline"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RooflineSteps:
-    """The roofline as a model of orders: what `TokenSteps` says in token steps, in seconds.
-
-    Attributes:
-        graph: the calls.
-        setting: the engines.
-        roofline: seconds of their steps.
-    """
-
-    graph: CallGraph
-    setting: DispatchSetting
-    roofline: Roofline
-
-    def evaluate(self, orders: Sequence[Sequence[int]]) -> Timeline:
-        """Times of all calls when every worker begins its calls in its order.
-
-        Args:
-            orders: for each worker its calls, as `operator * num_rows + row`.
-
-        Raises:
-            ValueError: the orders wait for each other, or a call has no room in a worker's KV.
-        """
-        rows = self.graph.num_rows
-        named = [
-            [(self.graph.nodes[call // rows].name, call % rows) for call in order]
-            for order in orders
-        ]
-        run = simulate(self.graph, given_order(named), self.setting, self.roofline.seconds)
-        count = len(self.graph.nodes) * rows
-        starts, ends = [0.0] * count, [0.0] * count
-        for span in run.spans:
-            call = self.graph.place[span.operator] * rows + span.row
-            starts[call], ends[call] = span.start_s, span.end_s
-        return Timeline(
-            starts=tuple(starts),
-            ends=tuple(ends),
-            makespan=run.makespan_s,
-            prefill_tokens=run.work.prefill_tokens,
-        )
+from helium_jax.schedule.roofline_orders import RooflineOrders
+from helium_jax.schedule.token_step import TokenSteps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,37 +57,61 @@ def prediction_error(predicted: Sequence[float], actual: Sequence[float]) -> tup
     return factor, sum(differences) / len(actual) / max(actual)
 
 
+class TimedCall(NamedTuple):
+    """A call of a run: whose, where, and when; seconds since some moment."""
+
+    operator: str
+    row: int
+    worker: int
+    start_s: float
+    end_s: float
+
+
 def compare_models(
-    graph: CallGraph, setting: DispatchSetting, roofline: Roofline, spans: Sequence[CallSpan]
+    graph: CallGraph, setting: DispatchSetting, roofline: Roofline, calls: Iterable[TimedCall]
 ) -> ModelComparison:
     """What both models would have said of a run, given the order in which its calls began.
+
+    Several calls of an operator for a row (a loop, a map) count as one from the first to the last;
+    what was not called (an answer that was known, a failure, a branch that was not taken) is over
+    from the start.
 
     Args:
         graph: what was known beforehand.
         setting: the engines.
         roofline: of these engines.
-        spans: of every call of the run, each operator once per row.
+        calls: of the run; those that the graph does not have are left out.
 
     Raises:
-        ValueError: a call is missing, or there more than once.
+        ValueError: there is nothing to compare, or no model can follow the order.
     """
-    rows = graph.num_rows
+    spans: dict[int, tuple[float, float, int]] = {}  # start, end, worker
+    for one in calls:
+        if one.operator in graph.place and one.row < graph.num_rows:
+            call = graph.place[one.operator] * graph.num_rows + one.row
+            start, end, worker = spans.get(call, (one.start_s, one.end_s, one.worker))
+            spans[call] = min(start, one.start_s), max(end, one.end_s), worker
+    began = sorted(spans, key=lambda call: spans[call])
+    if not began:
+        raise ValueError("a run without calls has no times to compare")
     orders: list[list[int]] = [[] for _ in range(setting.num_workers)]
-    actual = [0.0] * (len(graph.nodes) * rows)
-    for span in sorted(spans, key=lambda span: (span.start_s, span.end_s)):
-        call = graph.place[span.operator] * rows + span.row
-        orders[span.worker].append(call)
-        actual[call] = span.end_s
+    for call in began:
+        orders[spans[call][2]].append(call)
+    first = spans[began[0]][0]
+    actual = [spans[call][1] - first for call in began]
+    done = frozenset(range(len(graph.nodes) * graph.num_rows)) - spans.keys()
     capacities = (float(setting.kv_tokens),) * setting.num_workers
-    steps = TokenSteps(graph=graph, capacities=capacities).evaluate(orders)
-    roof = RooflineSteps(graph=graph, setting=setting, roofline=roofline).evaluate(orders)
-    factor, step_error = prediction_error(steps.ends, actual)
-    _, roof_error = prediction_error(roof.ends, actual)
+    steps = TokenSteps(graph=graph, capacities=capacities, done=done).evaluate(orders)
+    roof = RooflineOrders(
+        graph=graph, setting=setting, roofline=roofline, done=done, strict=True
+    ).evaluate(orders)
+    factor, step_error = prediction_error([steps.ends[call] for call in began], actual)
+    _, roof_error = prediction_error([roof.ends[call] for call in began], actual)
     return ModelComparison(
         actual_s=max(actual),
         roofline_s=roof.makespan,
         roofline_error=roof_error,
         seconds_per_token_step=factor,
         token_step_error=step_error,
-        better="roofline" if roof_error <= step_error else "token_step",
+        better="roofline" if roof_error < step_error else "token_step",
     )

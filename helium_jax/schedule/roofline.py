@@ -8,7 +8,7 @@ attend to. Batch limits, page rounding, sharing and eviction are the simulated e
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from helium_jax.schedule.simulated_engine import StepWork
+from helium_jax.schedule.step_work import StepWork
 
 _LEARNING_RATE = 0.3
 _RIDGE = 1e-9
@@ -41,6 +41,13 @@ class Roofline:
         step, tokens, kv, pairs = _features(work, self.knee_tokens, self.buckets)
         seconds = step * self.step_s + tokens * self.token_s
         return self.scale * (seconds + kv * self.kv_token_s + pairs * self.pair_s)
+
+    def step_seconds(self, tokens: float, kv_tokens: float, pair_tokens: float) -> float:
+        """How long one step takes that has so many tokens, contexts of decodes and of prefills."""
+        if self.buckets:
+            tokens = next((float(bucket) for bucket in self.buckets if bucket >= tokens), tokens)
+        seconds = self.step_s + max(tokens, self.knee_tokens) * self.token_s
+        return self.scale * (seconds + kv_tokens * self.kv_token_s + pair_tokens * self.pair_s)
 
     def prefill_seconds(self, num_tokens: int, *, start: int = 0) -> float:
         """How long a prefill takes beside other work: its tokens and what they attend to."""

@@ -11,15 +11,9 @@ from dataclasses import dataclass
 
 from helium_jax.schedule.call_graph import CallGraph, CallNode
 from helium_jax.schedule.dispatch import Dispatcher, DispatchSetting, MakePolicy, ReadyCall
-from helium_jax.schedule.simulated_engine import (
-    Running,
-    SimulatedEngine,
-    StepCost,
-    StepResult,
-    StepWork,
-    add_work,
-)
+from helium_jax.schedule.simulated_engine import Running, SimulatedEngine, StepResult
 from helium_jax.schedule.simulated_store import Eviction
+from helium_jax.schedule.step_work import StepCost, StepWork, add_work
 
 MAX_QUEUED = 4096  # calls of a run in the engines at once
 

@@ -1,34 +1,13 @@
 """One worker of a simulation: continuous batching in steps, over a simulated KV store."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from helium_jax.schedule.dispatch import DispatchSetting, ReadyCall, Release
 from helium_jax.schedule.resident import page_hashes
 from helium_jax.schedule.simulated_store import Eviction, Lease, SimulatedStore
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepWork:
-    """What the steps of some time computed; sums over those steps.
-
-    Attributes:
-        num_steps: how many.
-        prefill_tokens: prompt tokens computed.
-        decode_tokens: tokens generated, one per sequence and step.
-        kv_tokens: context read by the decodes.
-        pair_tokens: context read by the prefills: per chunk, its tokens x its mean context.
-    """
-
-    num_steps: int
-    prefill_tokens: float
-    decode_tokens: float
-    kv_tokens: float
-    pair_tokens: float
-
-
-StepCost = Callable[[StepWork], float]  # seconds
+from helium_jax.schedule.step_work import StepCost, StepWork, add_work
 
 
 @dataclass(slots=True, eq=False)
@@ -268,17 +247,6 @@ class SimulatedEngine:
     def _spend(self, work: StepWork) -> None:
         self.now_s += self._cost(work)
         self.work = add_work(self.work, work)
-
-
-def add_work(a: StepWork, b: StepWork) -> StepWork:
-    """Both together."""
-    return StepWork(
-        num_steps=a.num_steps + b.num_steps,
-        prefill_tokens=a.prefill_tokens + b.prefill_tokens,
-        decode_tokens=a.decode_tokens + b.decode_tokens,
-        kv_tokens=a.kv_tokens + b.kv_tokens,
-        pair_tokens=a.pair_tokens + b.pair_tokens,
-    )
 
 
 def _rank(sequence: Running) -> tuple[int, int]:

@@ -1,9 +1,10 @@
 """The cache-aware soft schedule (paper section 6): which call is wanted where, and when.
 
-Candidates come from the walk over the prefix tree and from simple orders; the token-step model,
-which counts only unshared tokens and has a clock per worker, chooses among them and among their
-neighbours. Small batches are then refined call by call. Everything is bounded by numbers of
-steps, not by time, and nothing is drawn: equal graphs give equal schedules.
+Candidates come from the walk over the prefix tree and from simple orders; a cost model chooses
+among them and among their neighbours: the token-step model, which counts only unshared tokens and
+has a clock per worker, or the roofline of an engine that was measured. Small batches are then
+refined call by call. Everything is bounded by numbers of steps, not by time, and nothing is drawn:
+equal graphs and equal rates give equal schedules.
 """
 
 from collections import Counter
@@ -15,6 +16,7 @@ from itertools import chain, islice, zip_longest
 from helium_jax.schedule.call_graph import CallGraph
 from helium_jax.schedule.neighbours import neighbours
 from helium_jax.schedule.operator_order import Inner, nest, order_operators
+from helium_jax.schedule.order_cost import MakeCost, ModelName, OrderCost
 from helium_jax.schedule.placement import Placement, group_rows, placements, workers_of
 from helium_jax.schedule.refinement import refine
 from helium_jax.schedule.token_step import TokenSteps
@@ -29,7 +31,8 @@ class PlanningEffort:
 
     Attributes:
         sampled_rows: rows on which orders of operators are compared, per worker.
-        evaluated_calls: calls whose times are worked out while orders are compared.
+        evaluated_calls: calls whose times are worked out while orders are compared, in token
+            steps; other models cost a multiple of that.
         predicted_calls: largest batch, in calls, whose makespan is worked out with all its rows.
         refined_calls: largest batch, in calls, that is refined call by call.
         refined_prefixes: beginnings of orders looked at while refining.
@@ -54,8 +57,9 @@ class SoftSchedule:
         rows: in their order within every inner sequence.
         refined: (operator, row) of every call of a small batch in an order of its own, which then
             counts instead of the sequences.
-        makespan: predicted, in token steps.
-        num_evaluated: calls whose times were worked out to find it.
+        makespan: predicted, in token steps or seconds.
+        num_evaluated: calls whose times were worked out to find it, as `PlanningEffort` counts.
+        model: which cost model chose it.
     """
 
     graph: CallGraph
@@ -65,6 +69,7 @@ class SoftSchedule:
     refined: tuple[tuple[str, int], ...] | None
     makespan: float
     num_evaluated: int
+    model: ModelName = "token_step"
 
     @cached_property
     def _spots(self) -> Mapping[str, tuple[int, int, int]]:
@@ -120,7 +125,8 @@ class SoftSchedule:
 
     def text(self) -> str:
         """The schedule for EXPLAIN: per worker its sequences, one a line; or its calls."""
-        lines = [f"predicted: {self.makespan:.6g} token steps"]
+        unit = "token steps" if self.model == "token_step" else "seconds"
+        lines = [f"predicted: {self.makespan:.6g} {unit}"]
         workers = sorted({worker for placed in self.placement for worker in placed})
         for worker in workers:
             if self.refined is not None:
@@ -138,6 +144,7 @@ def plan_schedule(
     *,
     done: Iterable[tuple[str, int]] = (),
     effort: PlanningEffort = PlanningEffort(),
+    roofline: MakeCost | None = None,
 ) -> SoftSchedule:
     """The best soft schedule found.
 
@@ -146,20 +153,23 @@ def plan_schedule(
         capacities: KV tokens of each worker.
         done: calls that are over; they are in no order and nobody waits for them.
         effort: bounds of the search.
+        roofline: the cost model that chooses; None: token steps.
     """
     place, rows = graph.place, graph.num_rows
     over = frozenset(place[name] * rows + row for name, row in done)
     steps = TokenSteps(graph=graph, capacities=tuple(capacities), done=over)
-    search = _Search(steps, effort)
+    search = _Search(steps, effort, roofline)
     cost, plan = search.find()
     refined = None
-    if len(steps.calls) <= effort.predicted_calls:  # else the sample's time has to do
-        cost = steps.evaluate(search.calls_of(plan, steps, range(rows))).makespan
+    model = steps if roofline is None else roofline(graph, over, 1.0)
+    if len(steps.calls) * model.effort <= effort.predicted_calls:  # else the sample's time will do
+        cost = model.evaluate(search.calls_of(plan, steps, range(rows))).makespan
     if len(steps.calls) <= effort.refined_calls and len(capacities) == 1:
         found = refine(steps, effort.refined_prefixes)
-        if found is not None and found.clock < cost * (1 - _TOLERANCE):
+        clock = model.evaluate([found.calls]).makespan if found is not None else cost
+        if found is not None and clock < cost * (1 - _TOLERANCE):
             named = ((steps.split(call)[0].name, call % rows) for call in found.calls)
-            cost, refined = found.clock, tuple(named)
+            cost, refined = clock, tuple(named)
     return SoftSchedule(
         graph=graph,
         sequences=plan.inners,
@@ -168,6 +178,7 @@ def plan_schedule(
         refined=refined,
         makespan=cost,
         num_evaluated=search.num_evaluated,
+        model="token_step" if roofline is None else "roofline",
     )
 
 
@@ -178,6 +189,7 @@ def reschedule(
     done: Iterable[tuple[str, int]],
     observed: Mapping[str, float],
     effort: PlanningEffort = PlanningEffort(),
+    roofline: MakeCost | None = None,
 ) -> SoftSchedule:
     """Plans what is left of a run with what was learnt.
 
@@ -188,6 +200,7 @@ def reschedule(
         observed: by operator, output tokens to expect from now on; prompts that quote its answer
             change with it.
         effort: bounds of the search.
+        roofline: as for `plan_schedule`.
     """
 
     def corrected(name: str, num_tokens: float) -> float:
@@ -204,7 +217,8 @@ def reschedule(
         )
         for node in graph.nodes
     )
-    return plan_schedule(replace(graph, nodes=nodes), capacities, done=done, effort=effort)
+    graph = replace(graph, nodes=nodes)
+    return plan_schedule(graph, capacities, done=done, effort=effort, roofline=roofline)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,12 +232,17 @@ class _Plan:
 class _Search:
     """Compares plans on a sample of the rows until its evaluations are spent."""
 
-    def __init__(self, steps: TokenSteps, effort: PlanningEffort) -> None:
+    def __init__(
+        self, steps: TokenSteps, effort: PlanningEffort, roofline: MakeCost | None
+    ) -> None:
         self._steps = steps
         self._effort = effort
         self.ordered = group_rows(steps)
         self._rows = self._sample_rows()
-        self._sample = self._sampled()
+        self._sample, weight = self._sampled()
+        self._model: OrderCost = self._sample
+        if roofline is not None:
+            self._model = roofline(self._sample.graph, self._sample.done, weight)
         self.num_evaluated = 0
 
     def find(self) -> tuple[float, _Plan]:
@@ -246,7 +265,11 @@ class _Search:
 
     @property
     def _is_spent(self) -> bool:
-        return self.num_evaluated + len(self._sample.calls) > self._effort.evaluated_calls
+        return self.num_evaluated + self._expense > self._effort.evaluated_calls
+
+    @property
+    def _expense(self) -> int:
+        return len(self._sample.calls) * self._model.effort
 
     def calls_of(self, plan: _Plan, steps: TokenSteps, rows: Sequence[int]) -> list[list[int]]:
         """Per worker its calls among `rows` of the whole batch, numbered as in `steps`."""
@@ -274,8 +297,9 @@ class _Search:
         starts = range(0, len(rows), stride)
         return sorted(row for start in starts for row in rows[start : start + run])
 
-    def _sampled(self) -> TokenSteps:
-        """The model on the sample; a sampled row is as much work as the rows it stands for."""
+    def _sampled(self) -> tuple[TokenSteps, float]:
+        """Token steps of the sample, and how many rows a sampled one stands for; it is as much
+        work as these."""
         graph, rows = self._steps.graph, self._rows
         values = {name: tuple(v[row] for row in rows) for name, v in graph.values.items()}
         done = {
@@ -286,11 +310,12 @@ class _Search:
         }
         num_sampled = len(graph.nodes) * len(rows) - len(done)
         share = num_sampled / max(len(self._steps.calls), 1)
-        return TokenSteps(
+        sample = TokenSteps(
             graph=replace(graph, num_rows=len(rows), values=values),
             capacities=tuple(capacity * share for capacity in self._steps.capacities),
             done=frozenset(done),
         )
+        return sample, 1.0 / share if share else 1.0
 
     def _candidates(self, placement: Placement) -> Iterator[tuple[Inner, ...]]:
         graph = self._steps.graph
@@ -309,8 +334,8 @@ class _Search:
 
     def _cost(self, plan: _Plan) -> float:
         orders = self.calls_of(plan, self._sample, self._rows)
-        self.num_evaluated += len(self._sample.calls)
-        return self._sample.evaluate(orders).makespan
+        self.num_evaluated += self._expense
+        return self._model.evaluate(orders).makespan
 
     def _improve(self, cost: float, plan: _Plan) -> tuple[float, _Plan]:
         """Local search over sequences of operators: split, join and move, while it helps."""

@@ -50,6 +50,11 @@ class TokenSteps:
     done: frozenset[int] = frozenset()
 
     @property
+    def effort(self) -> int:
+        """The unit in which planning counts its effort."""
+        return 1
+
+    @property
     def num_calls(self) -> int:
         """How many calls there are: one per operator and row."""
         return len(self.graph.nodes) * self.graph.num_rows

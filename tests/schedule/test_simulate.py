@@ -17,8 +17,8 @@ from helium_jax.schedule.simulate import (
     synthetic_answer,
     synthetic_prompt,
 )
-from helium_jax.schedule.simulated_engine import StepWork
 from helium_jax.schedule.simulated_store import SimulatedStore
+from helium_jax.schedule.step_work import StepWork
 from tests.schedule.scripted import call_graphs
 
 ROOMY = DispatchSetting(

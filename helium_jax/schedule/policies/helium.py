@@ -18,6 +18,7 @@ from helium_jax.schedule.output_lengths import OutputLengths
 from helium_jax.schedule.plan_order import PlanOrder, choose_window
 from helium_jax.schedule.planned_uses import PlannedUses
 from helium_jax.schedule.resident import Resident, page_hashes
+from helium_jax.schedule.roofline_orders import roofline_cost
 from helium_jax.schedule.soft_schedule import SoftSchedule, plan_schedule, reschedule
 
 QUEUE_SHARE = 0.25  # calls beyond a worker's places, so that it finds its next one at once
@@ -85,7 +86,8 @@ class _Helium:
         self._graph = graph
         self._setting = setting
         self._capacities = [float(setting.kv_tokens)] * setting.num_workers
-        self._order = self._ordered(plan_schedule(graph, self._capacities))
+        self._cost = roofline_cost(setting)
+        self._order = self._ordered(plan_schedule(graph, self._capacities, roofline=self._cost))
         self._book = Book(setting.num_workers)
         self._workers = [
             _Worker(index, Resident(setting.page_size, setting.kv_tokens))
@@ -203,7 +205,13 @@ class _Helium:
         if observed:
             done = [place for place in self._over if place[0] in self._graph.place]
             self._order = self._ordered(
-                reschedule(self._graph, self._capacities, done=done, observed=observed)
+                reschedule(
+                    self._graph,
+                    self._capacities,
+                    done=done,
+                    observed=observed,
+                    roofline=self._cost,
+                )
             )
             self._queue = sorted(map(self._key, self._book.ready.values()))
 
