@@ -11,6 +11,7 @@ from aiohttp import web
 from msgspec import UNSET
 
 from helium_jax.server.admission import working
+from helium_jax.server.answering import Job, answer
 from helium_jax.server.formats import Heading
 from helium_jax.server.held_prefixes import Holding, hold_prefixes
 from helium_jax.server.messages_bodies import (
@@ -22,7 +23,7 @@ from helium_jax.server.messages_bodies import (
 from helium_jax.server.messages_format import MessagesFormat, MessagesWire
 from helium_jax.server.messages_prompt import Conversation, check_conversation
 from helium_jax.server.messages_replies import TokenCount
-from helium_jax.server.openai import Job, answer, check_model, derive_salt
+from helium_jax.server.openai import check_model, derive_salt
 from helium_jax.server.plan_request import check_salt
 from helium_jax.server.prompts import check_fits, check_variables
 from helium_jax.server.reading import Findings

@@ -5,14 +5,13 @@ import hashlib
 import hmac
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
-import msgspec
 from aiohttp import web
 
-from helium_jax.errors import HeliumError
 from helium_jax.server.admission import working
+from helium_jax.server.answering import Job, answer
 from helium_jax.server.bodies import (
     FOREIGN_CHAT_FIELDS,
     FOREIGN_COMPLETION_FIELDS,
@@ -21,10 +20,8 @@ from helium_jax.server.bodies import (
     SamplingFields,
     StreamOptions,
 )
-from helium_jax.server.choices import Piece, Pieces, run_sequences, sum_usage
 from helium_jax.server.errors import NotFoundError
-from helium_jax.server.formats import ChatFormat, CompletionFormat, Format, Heading
-from helium_jax.server.middleware import shutting_down
+from helium_jax.server.formats import ChatFormat, CompletionFormat, Heading
 from helium_jax.server.prompts import (
     check_fits,
     check_messages,
@@ -34,44 +31,14 @@ from helium_jax.server.prompts import (
 )
 from helium_jax.server.reading import Findings
 from helium_jax.server.receive import finish_reading, parse_body, receive_object
-from helium_jax.server.replies import UsageReply
 from helium_jax.server.sampling import SEED_RANGE, check_foreign, check_sampling, stop_strings
-from helium_jax.server.sse import EventStream, Wire
 from helium_jax.server.state import (
     CONFIG,
-    METRICS,
     REQUEST_ID,
     RUNTIME,
-    STATE,
     TENANT,
-    WAITING_ROOM,
 )
-from helium_jax.types import GenerateRequest, SamplingParams, Usage
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """A body that is all right, ready to run.
-
-    Attributes:
-        requests: one per answer; the n answers of a prompt follow each other.
-        answers_per_prompt: n.
-        stop: strings that end an answer.
-        include_stop: an answer ends with its stop string instead of before it.
-        streams: answer as events.
-        include_usage: a stream ends with the usage.
-        continuous_usage: every event of a stream has the usage so far.
-        started: the event loop's time of arrival.
-    """
-
-    requests: tuple[GenerateRequest, ...]
-    answers_per_prompt: int
-    stop: tuple[str, ...]
-    include_stop: bool
-    streams: bool
-    include_usage: bool
-    continuous_usage: bool
-    started: float
+from helium_jax.types import GenerateRequest, SamplingParams
 
 
 async def post_chat(request: web.Request) -> web.StreamResponse:
@@ -235,94 +202,3 @@ def _heading(request: web.Request, prefix: str, warnings: list[str]) -> Heading:
         fingerprint=f"helium-{info.version[:16]}" if info.version else None,
         warnings=warnings,
     )
-
-
-async def answer(
-    request: web.Request,
-    job: Job,
-    form: Format,
-    *,
-    open_wire: Callable[[web.Request], Wire] = EventStream,
-) -> web.StreamResponse:
-    """Runs a job and writes its answer, whole or as events, in the format `form`.
-
-    `open_wire`: how events are put on the wire.
-    """
-    runtime, metrics = request.app[RUNTIME], request.app[METRICS]
-    room, lengths = request.app[WAITING_ROOM], [len(one.token_ids) for one in job.requests]
-    with room.enter(request[TENANT], lengths) as on_begun:
-        running = run_sequences(
-            runtime.generator,
-            job.requests,
-            make_detokenizer=lambda: runtime.text.detokenizer(
-                job.stop, include_stop=job.include_stop
-            ),
-            metrics=metrics,
-            started=job.started,
-            on_begun=on_begun,
-        )
-        try:
-            async with running as pieces:
-                if job.streams:
-                    return await _stream(request, job, form, pieces, open_wire(request))
-                collected = [piece async for piece in _all_pieces(pieces)]
-        except asyncio.CancelledError:
-            metrics.count("requests_cancelled_total")
-            raise
-    usages = _zero_usages(job)
-    for piece in collected:
-        usages[piece.index] = piece.usage
-    usage = sum_usage(usages, job.answers_per_prompt)
-    metrics.count("prompt_tokens_total", usage.prompt_tokens)
-    reply = form.whole(collected, usage)
-    return web.Response(body=msgspec.json.encode(reply), content_type="application/json")
-
-
-def _zero_usages(job: Job) -> list[Usage]:
-    """What each sequence has cost before its first token."""
-    return [
-        Usage(prompt_tokens=len(one.token_ids), completion_tokens=0, kv_cached=0)
-        for one in job.requests
-    ]
-
-
-async def _all_pieces(pieces: Pieces) -> AsyncIterator[Piece]:
-    while not pieces.is_finished:
-        piece = await pieces.next()
-        assert piece is not None, "without a time-out there is always a piece"
-        yield piece
-
-
-async def _stream(
-    request: web.Request, job: Job, form: Format, pieces: Pieces, stream: Wire
-) -> web.StreamResponse:
-    config = request.app[CONFIG]
-    usages = _zero_usages(job)
-    try:
-        while not pieces.is_finished:
-            piece = await pieces.next(config.ping_interval_s)
-            if piece is None:
-                await stream.ping()
-                continue
-            usages[piece.index] = piece.usage
-            so_far: UsageReply | bool = job.include_usage
-            if job.continuous_usage:
-                so_far = sum_usage(usages, job.answers_per_prompt)
-            for chunk in form.chunks(piece, usage=so_far):
-                await stream.send(chunk)
-        usage = sum_usage(usages, job.answers_per_prompt)
-        request.app[METRICS].count("prompt_tokens_total", usage.prompt_tokens)
-        if job.include_usage:
-            await stream.send(form.usage_chunk(usage))
-        await stream.finish()
-    except HeliumError as error:
-        if not stream.has_begun:
-            raise
-        await stream.fail(error)
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if not (request.app[STATE].is_aborting and stream.has_begun) or task is None:
-            raise
-        task.uncancel()
-        await stream.fail(shutting_down())
-    return stream.response
