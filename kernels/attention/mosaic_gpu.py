@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from helium_jax.kernels.attention.layout import AttentionBatch
 from helium_jax.kernels.attention.merge import HIDDEN, merge_parts
 from helium_jax.kernels.pages import KVPages
-from helium_jax.kernels.pallas import gpu, gpu_missing, load_shared, pl
+from helium_jax.kernels.pallas import gpu, gpu_missing, pl
 
 TILE = 64  # rows of a warpgroup's matrix instruction
 _SHARED_BYTES = 200 * 1024  # of the 227 KiB a thread block may have
@@ -431,7 +431,7 @@ def _kernel(
                         of_key = gpu.broadcasted_iota(
                             jnp.int32, (step_keys, head_size), 0, layout=gpu.Layout.WGMMA
                         )
-                        loaded = load_shared(values, gpu.Layout.WGMMA)
+                        loaded = gpu.load(values, layout=gpu.Layout.WGMMA)
                         real = of_key + first_key < num_keys
                         values[...] = jnp.where(real, loaded, jnp.zeros_like(loaded))
                         gpu.commit_smem()

@@ -71,7 +71,7 @@ def interpreted(capfd):
             context = gpu.force_gpu_interpret_mode(gpu.InterpretGPUParams(detect_races=True))
         with context:
             yield
-        assert "RACE" not in "".join(capfd.readouterr()).upper()
+        assert "RACE DETECTED" not in "".join(capfd.readouterr()).upper()
 
     return interpreted
 
