@@ -8,6 +8,7 @@ from helium_jax.explain.report import Actual, Estimate, Report, is_far_off
 from helium_jax.optimizer import format_trace
 from helium_jax.physical import Generate
 from helium_jax.plan import Plan, explain_text
+from helium_jax.plan.control import Node
 from helium_jax.plan.describing import details, title
 from helium_jax.plan.explain import MAX_INDENT
 from helium_jax.plan.outline import outline
@@ -46,25 +47,31 @@ def _optimized(report: Report) -> str:
 
 
 def _tree(report: Report, plan: Plan) -> Iterator[str]:
-    fetched = frozenset(report.prepared.optimized.fetched)
     for line in outline(plan):
         indent = "  " * min(line.depth, MAX_INDENT)
         if line.node is None:
             yield f"{indent}{line.label}"
             continue
-        name = line.node.name
         if line.is_repeated:
             yield f"{indent}->  {title(line.node)}  (shown above)"
             continue
-        if name in fetched:
-            yield f"{indent}->  CacheFetch {name}  (rows={report.prepared.num_rows})"
-            continue
-        facts = details(line.node, report.prepared.num_rows, None)
-        if (estimate := report.estimates.get(name)) is not None:
-            facts += _estimate_facts(estimate)
-        yield f"{indent}->  {title(line.node)}  ({', '.join(facts)})"
-        if (actual := report.actuals.get(name)) is not None:
-            yield from (f"{indent}      {fact}" for fact in _actual_lines(estimate, actual))
+        first, *others = operator_lines(report, line.node)
+        yield f"{indent}->  {first}"
+        yield from (f"{indent}      {fact}" for fact in others)
+
+
+def operator_lines(report: Report, node: Node) -> Iterator[str]:
+    """What is known of an operator of the optimised plan: expected, then actual."""
+    name, num_rows = node.name, report.prepared.num_rows
+    if name in report.prepared.optimized.fetched:
+        yield f"CacheFetch {name}  (rows={num_rows})"
+        return
+    facts = details(node, num_rows, None)
+    if (estimate := report.estimates.get(name)) is not None:
+        facts += _estimate_facts(estimate)
+    yield f"{title(node)}  ({', '.join(facts)})"
+    if (actual := report.actuals.get(name)) is not None:
+        yield from _actual_lines(estimate, actual)
 
 
 def _estimate_facts(estimate: Estimate) -> list[str]:
