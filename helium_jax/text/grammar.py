@@ -261,6 +261,10 @@ def _grammar_of(spec: GrammarSpec) -> str:
             return LLMatcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {choices}")
         case GrammarKind.LARK:
             return LLMatcher.grammar_from_lark(spec.source)
+        case GrammarKind.PARTS:
+            parts = json.loads(spec.source)
+            schemas = [{"name": k, "json_schema": v} for k, v in parts["schemas"].items()]
+            return json.dumps({"grammars": [{"lark_grammar": parts["lark"]}, *schemas]})
 
 
 class _Vocabulary:

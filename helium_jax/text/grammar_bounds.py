@@ -27,26 +27,38 @@ def check_bounds(spec: GrammarSpec) -> None:
         RequestError: names the bound.
     """
     if spec.kind is GrammarKind.REGEX:
-        _check_size(spec, MAX_REGEX_BYTES)
+        _check_size(spec.source, MAX_REGEX_BYTES)
     elif spec.kind is GrammarKind.LARK:
-        _check_size(spec, MAX_LARK_BYTES)
-        if (count := spec.source.count("&")) > MAX_LARK_INTERSECTIONS:
-            raise wrong_grammar(
-                f"it has {count} signs '&'; at most {MAX_LARK_INTERSECTIONS} are possible"
-            )
+        _check_lark(spec.source)
+    elif spec.kind is GrammarKind.PARTS:
+        parts = json.loads(spec.source)
+        _check_lark(parts["lark"])
+        for schema in parts["schemas"].values():
+            _check_document(schema)
     elif spec.kind in (GrammarKind.CHOICE, GrammarKind.JSON_SCHEMA):
-        document = json.loads(spec.source)
-        for text in _texts(document):
-            if len(text) > MAX_LITERAL_CHARS:
-                raise wrong_grammar(
-                    f"it has a text of {len(text)} characters, {text[:20]!r}...; at most "
-                    f"{MAX_LITERAL_CHARS} are possible"
-                )
-        _check_together(document)
+        _check_document(json.loads(spec.source))
 
 
-def _check_size(spec: GrammarSpec, most: int) -> None:
-    size = len(spec.source.encode("utf-8"))
+def _check_lark(source: str) -> None:
+    _check_size(source, MAX_LARK_BYTES)
+    if (count := source.count("&")) > MAX_LARK_INTERSECTIONS:
+        raise wrong_grammar(
+            f"it has {count} signs '&'; at most {MAX_LARK_INTERSECTIONS} are possible"
+        )
+
+
+def _check_document(document: Any) -> None:
+    for text in _texts(document):
+        if len(text) > MAX_LITERAL_CHARS:
+            raise wrong_grammar(
+                f"it has a text of {len(text)} characters, {text[:20]!r}...; at most "
+                f"{MAX_LITERAL_CHARS} are possible"
+            )
+    _check_together(document)
+
+
+def _check_size(source: str, most: int) -> None:
+    size = len(source.encode("utf-8"))
     if size > most:
         raise wrong_grammar(f"it has {size} bytes; at most {most} are possible")
 

@@ -22,6 +22,7 @@ class GrammarKind(enum.StrEnum):
     REGEX = "regex"
     CHOICE = "choice"
     LARK = "lark"
+    PARTS = "parts"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,8 @@ class GrammarSpec:
         kind: the language of the source.
         source: canonical text: the schema as JSON without spaces (the order of its properties
             counts, for answers follow it), nothing for JSON_OBJECT, the expression, the choices as
-            a JSON list, the Lark grammar.
+            a JSON list, the Lark grammar; for PARTS a JSON object with the `lark` and the `schemas`
+            it refers to.
     """
 
     kind: GrammarKind
@@ -91,6 +93,19 @@ class GrammarSpec:
             RequestError: it is empty, too long or no Unicode.
         """
         return _checked(GrammarKind.LARK, source)
+
+    @classmethod
+    def of_parts(cls, lark: str, schemas: Mapping[str, Mapping[str, Any]]) -> "GrammarSpec":
+        """Texts that a Lark grammar derives which refers to JSON Schemas as `@name`.
+
+        Each schema may say under "x-guidance" how its JSON is spaced.
+
+        Raises:
+            RequestError: a schema is no JSON or too deep, or all is too long or no Unicode.
+        """
+        for schema in schemas.values():
+            _check_depth(schema)
+        return _checked(GrammarKind.PARTS, _to_json({"lark": lark, "schemas": dict(schemas)}))
 
 
 def _checked(kind: GrammarKind, source: str) -> GrammarSpec:
