@@ -7,7 +7,7 @@ grammar and decoding under it (`helium_jax.text.grammar`, the engine), calling a
 client does).
 """
 
-from helium_jax.server.tools.grammar import make_lark
+from helium_jax.server.tools.grammar import compile_tools, make_grammar
 from helium_jax.server.tools.parser import (
     ArgumentsGained,
     CallBegan,
@@ -37,8 +37,9 @@ __all__ = [
     "ToolSpec",
     "ToolSyntax",
     "allowed_tools",
+    "compile_tools",
     "join_events",
-    "make_lark",
+    "make_grammar",
     "recognise_syntax",
     "write_tools",
 ]

@@ -1,11 +1,14 @@
-"""The grammar of an answer that may or must call tools, in llguidance's dialect of Lark."""
+"""The grammar of an answer that may or must call tools."""
 
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from helium_jax.errors import RequestError
 from helium_jax.server.tools.syntax import ToolSyntax
 from helium_jax.server.tools.values import ToolChoice, ToolMode, ToolSpec, allowed_tools
+from helium_jax.text import GrammarSpec, TextModel
+from helium_jax.types import TokenGrammar
 
 # As Python's json.dumps separates, which is what models were shown. Free white space would let a
 # weak model write nothing else until its last token.
@@ -13,13 +16,38 @@ _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator
 _TEXT = r"/(.|\n)*/"
 
 
-def make_lark(
+async def compile_tools(
+    text: TextModel,
     tools: Sequence[ToolSpec],
     choice: ToolChoice,
     syntax: ToolSyntax,
     *,
     text_schema: Mapping[str, Any] | None = None,
-) -> str:
+) -> TokenGrammar:
+    """`make_grammar`, compiled in a thread.
+
+    Raises:
+        RequestError: a schema cannot be used; names the path of its tool.
+        CapacityError: too many grammars wait to be compiled.
+    """
+    spec = make_grammar(tools, choice, syntax, text_schema=text_schema)
+    try:
+        return await text.compile_grammar(spec, param="tools")
+    except RequestError:
+        # Whose schema it is shows when each is compiled alone.
+        for tool in allowed_tools(tools, choice):
+            alone = make_grammar([tool], ToolChoice(mode=ToolMode.REQUIRED), syntax)
+            await text.compile_grammar(alone, param=tool.path)
+        raise
+
+
+def make_grammar(
+    tools: Sequence[ToolSpec],
+    choice: ToolChoice,
+    syntax: ToolSyntax,
+    *,
+    text_schema: Mapping[str, Any] | None = None,
+) -> GrammarSpec:
     """The grammar of an answer under `choice`, which must allow a tool.
 
     The arguments of each call meet the schema of its tool; after the last call the answer ends.
@@ -29,6 +57,9 @@ def make_lark(
         choice: of mode AUTO or REQUIRED.
         syntax: how calls are written.
         text_schema: an answer without calls must be JSON of this schema; None: any text.
+
+    Raises:
+        RequestError: the schemas together are too long.
     """
     allowed = allowed_tools(tools, choice)
     assert allowed, "a choice that allows no tool needs no grammar"
@@ -38,12 +69,17 @@ def make_lark(
     if syntax.between is not None and more > 0:
         calls += f" ({_literal(syntax.between + syntax.marker)} call){{0,{more}}}"
     bodies = [
-        f"{_literal(rest + tool.name + syntax.naming)} {_json(tool.parameters)} "
-        f"{_literal(syntax.closing)}"
-        for tool in allowed
+        f"{_literal(rest + tool.name + syntax.naming)} @tool{i} {_literal(syntax.closing)}"
+        for i, tool in enumerate(allowed)
     ]
-    lines = ["%llguidance {}", *_beginnings(choice.mode, syntax, calls, text_schema)]
-    return "\n".join([*lines, "call: " + "\n    | ".join(bodies)]) + "\n"
+    lines = [*_beginnings(choice.mode, syntax, calls, text_schema), "call: " + " | ".join(bodies)]
+    schemas = {f"tool{i}": tool.parameters for i, tool in enumerate(allowed)}
+    if text_schema is not None and choice.mode is ToolMode.AUTO:
+        schemas["text"] = text_schema
+    return GrammarSpec.of_parts(
+        "\n".join(lines),
+        {name: {**schema, "x-guidance": _SPACING} for name, schema in schemas.items()},
+    )
 
 
 def _beginnings(
@@ -57,7 +93,7 @@ def _beginnings(
     if mode is ToolMode.REQUIRED:
         return [f"start: {_literal(marker)} {calls}"]
     if text_schema is not None:
-        return [f"start: {_json(text_schema)} | {_literal(marker)} {calls}"]
+        return [f"start: @text | {_literal(marker)} {calls}"]
     if syntax.may_follow_text:
         return [
             f"start: TEXT | first {calls}",
@@ -78,7 +114,3 @@ def _in_class(char: str) -> str:
 def _literal(text: str) -> str:
     """A text as a literal; nothing for an empty one."""
     return json.dumps(text, ensure_ascii=False) if text else ""
-
-
-def _json(schema: Mapping[str, Any]) -> str:
-    return "%json " + json.dumps({**schema, "x-guidance": _SPACING}, ensure_ascii=False)

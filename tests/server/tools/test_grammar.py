@@ -1,12 +1,21 @@
-"""make_lark: what an answer may be under each choice, held to by the real constraint."""
+"""make_grammar: what an answer may be under each choice, held to by the real constraint."""
 
 import json
 
-import llguidance
 import pytest
 
 from helium_jax.builtin import tiny_folder
-from helium_jax.server.tools import HERMES, LLAMA, ToolChoice, ToolMode, ToolSpec, make_lark
+from helium_jax.errors import RequestError
+from helium_jax.server.tools import (
+    HERMES,
+    LLAMA,
+    ToolChoice,
+    ToolMode,
+    ToolSpec,
+    compile_tools,
+    make_grammar,
+)
+from helium_jax.text import load_text
 
 CITY = {"type": "string"}
 WEATHER = ToolSpec(
@@ -37,23 +46,24 @@ REQUIRED = ToolChoice(mode=ToolMode.REQUIRED, max_calls=3)
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
+def text():
     with tiny_folder() as folder:
-        return llguidance.LLTokenizer(str(folder / "tokenizer.json"))
+        return load_text(folder)
 
 
 @pytest.fixture
-def judge(tokenizer):
+def judge(text):
     """ "yes", "begun" or "no": whether an answer is whole, may become so or never."""
 
-    def say(choice, answer, syntax=HERMES, **options):
-        grammar = make_lark(TOOLS, choice, syntax, **options)
-        matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0)
-        assert not matcher.get_error(), matcher.get_error()
-        for token in tokenizer.tokenize_str(answer):
-            if not matcher.consume_token(token):
-                return "no"
-        return "yes" if matcher.is_accepting() else "begun"
+    async def say(choice, answer, syntax=HERMES, tools=TOOLS, **options):
+        grammar = await compile_tools(text, tools, choice, syntax, **options)
+        state = grammar.start()
+        try:
+            for token in text.encode(answer, add_special_tokens=False):
+                state.accept(token)
+        except RequestError:
+            return "no"
+        return "yes" if state.is_accepting else "begun"
 
     return say
 
@@ -81,21 +91,21 @@ def judge(tokenizer):
         (SLASH.replace("é", "e"), "no"),
     ],
 )
-def test_auto_is_text_or_calls_of_known_tools_with_valid_arguments(judge, answer, verdict):
-    assert judge(AUTO, answer) == verdict
+async def test_auto_is_text_or_calls_of_known_tools_with_valid_arguments(judge, answer, verdict):
+    assert await judge(AUTO, answer) == verdict
 
 
 @pytest.mark.parametrize(
     ("answer", "verdict"),
     [("", "begun"), ("I", "no"), (ROME, "yes"), (f"{TIME}\n{ROME}", "yes"), (f"x{TIME}", "no")],
 )
-def test_required_is_at_least_one_call(judge, answer, verdict):
-    assert judge(REQUIRED, answer) == verdict
+async def test_required_is_at_least_one_call(judge, answer, verdict):
+    assert await judge(REQUIRED, answer) == verdict
 
 
-def test_named_is_one_call_of_that_tool(judge):
+async def test_named_is_one_call_of_that_tool(judge):
     named = ToolChoice(mode=ToolMode.REQUIRED, names=frozenset({"now"}))
-    assert [judge(named, one) for one in (TIME, ROME, f"{TIME}\n{TIME}", "")] == [
+    assert [await judge(named, one) for one in (TIME, ROME, f"{TIME}\n{TIME}", "")] == [
         "yes",
         "no",
         "no",
@@ -103,17 +113,17 @@ def test_named_is_one_call_of_that_tool(judge):
     ]
 
 
-def test_without_parallel_calls_there_is_one(judge):
+async def test_without_parallel_calls_there_is_one(judge):
     one = ToolChoice(mode=ToolMode.AUTO)
-    assert [judge(one, answer) for answer in (ROME, f"{ROME}\n{TIME}")] == ["yes", "no"]
+    assert [await judge(one, answer) for answer in (ROME, f"{ROME}\n{TIME}")] == ["yes", "no"]
 
 
 @pytest.mark.parametrize(
     ("answer", "verdict"), [('{"a": 1}', "yes"), ("text", "no"), (ROME, "yes"), ("", "begun")]
 )
-def test_an_answer_without_calls_may_have_to_be_json(judge, answer, verdict):
+async def test_an_answer_without_calls_may_have_to_be_json(judge, answer, verdict):
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
-    assert judge(AUTO, answer, text_schema=schema) == verdict
+    assert await judge(AUTO, answer, text_schema=schema) == verdict
 
 
 @pytest.mark.parametrize(
@@ -128,20 +138,41 @@ def test_an_answer_without_calls_may_have_to_be_json(judge, answer, verdict):
         (REQUIRED, "text", "no"),
     ],
 )
-def test_the_other_syntax_is_held_to_as_well(judge, choice, answer, verdict):
-    assert judge(choice, answer, LLAMA) == verdict
+async def test_the_other_syntax_is_held_to_as_well(judge, choice, answer, verdict):
+    assert await judge(choice, answer, LLAMA) == verdict
 
 
-def test_names_that_begin_alike_keep_their_own_schemas(judge):
+async def test_names_that_begin_alike_keep_their_own_schemas(judge):
     crossed = HERMES.write_call("weather2", '{"city": "Rome"}')
-    assert judge(REQUIRED, crossed) == "no"
+    assert await judge(REQUIRED, crossed) == "no"
 
 
-def test_a_schema_may_hold_anything_that_json_can(judge, tokenizer):
-    odd = {"type": "object", "properties": {"a\n%json {/*": {"const": '"|start: //'}}}
-    odd |= {"required": ["a\n%json {/*"], "additionalProperties": False}
-    grammar = make_lark([ToolSpec(name="odd", parameters=odd)], REQUIRED, HERMES)
-    matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0)
-    answer = HERMES.write_call("odd", json.dumps({"a\n%json {/*": '"|start: //'}))
-    assert all(map(matcher.consume_token, tokenizer.tokenize_str(answer)))
-    assert matcher.is_accepting()
+async def test_a_schema_may_hold_anything_that_json_can(judge):
+    name, value = "a\n%json {/*", '"|start: //'
+    odd = {
+        "type": "object",
+        "properties": {name: {"const": value}},
+        "required": [name],
+        "additionalProperties": False,
+    }
+    tools = [ToolSpec(name="odd", parameters=odd)]
+    answer = HERMES.write_call("odd", json.dumps({name: value}))
+    assert await judge(REQUIRED, answer, tools=tools) == "yes"
+
+
+async def test_a_schema_that_cannot_be_used_is_named(text):
+    wrong = ToolSpec(
+        name="wrong",
+        parameters={"type": "object", "properties": {"a": {"type": "strong"}}, "required": ["a"]},
+        path="tools[1].function.parameters",
+    )
+    with pytest.raises(RequestError, match="strong") as raised:
+        await compile_tools(text, [WEATHER, wrong], AUTO, HERMES)
+    assert raised.value.param == "tools[1].function.parameters"
+
+
+def test_schemas_that_are_too_long_together_are_refused():
+    long = {"type": "object", "properties": {f"p{i}": CITY for i in range(1000)}}
+    tools = [ToolSpec(name=f"t{i}", parameters=long) for i in range(8)]
+    with pytest.raises(RequestError, match="bytes; at most"):
+        make_grammar(tools, AUTO, HERMES)
