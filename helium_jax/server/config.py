@@ -23,6 +23,8 @@ class Limits:
         salt_chars: longest cache salt.
         template_kwargs: most variables for the chat template; a text among them has at most
             `stop_chars` characters.
+        tools: most tools of one request.
+        tool_calls: most calls of one answer.
         json_depth: deepest nesting of a body.
         key_waiting_sequences: most sequences of one key that wait for their first token; more are
             answered 429. One request may be larger if nothing of its key waits.
@@ -54,6 +56,8 @@ class Limits:
     top_logprobs: int = 20
     salt_chars: int = 256
     template_kwargs: int = 32
+    tools: int = 128
+    tool_calls: int = 32
     json_depth: int = 64
     key_waiting_sequences: int = 2048
     key_waiting_tokens: int = 8 * 1024 * 1024
