@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
+from helium_jax.server.hint_bodies import HintFields
+
 Fraction = Annotated[float, Meta(gt=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
@@ -24,7 +26,7 @@ class StreamOptions(Struct, kw_only=True, frozen=True):
     continuous_usage_stats: bool | None = None
 
 
-class SamplingFields(Struct, kw_only=True, frozen=True):
+class SamplingFields(HintFields, kw_only=True, frozen=True):
     """What chat and completions requests have in common.
 
     OpenAI's fields, then those of vLLM and SGLang. What is left out or null comes from the
@@ -45,7 +47,6 @@ class SamplingFields(Struct, kw_only=True, frozen=True):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     max_tokens: Count | None = None
-    user: str | None = None
     top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
@@ -83,7 +84,6 @@ class ChatBody(SamplingFields, kw_only=True, frozen=True):
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0)] | None = None
-    metadata: dict[str, str] | None = None
     chat_template_kwargs: dict[str, bool | int | float | str] | None = None
 
 
@@ -160,7 +160,6 @@ FOREIGN_CHAT_FIELDS: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "prediction": (),
     "reasoning_effort": (),
-    "store": (False,),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
     "verbosity": (),

@@ -14,6 +14,7 @@ from helium_jax.server.admission import working
 from helium_jax.server.answering import Job, answer
 from helium_jax.server.formats import Heading
 from helium_jax.server.held_prefixes import Holding, hold_prefixes
+from helium_jax.server.hints import Hints, affine_worker, check_hints
 from helium_jax.server.messages_bodies import (
     FOREIGN_MESSAGES_FIELDS,
     CountTokensBody,
@@ -43,11 +44,12 @@ async def post_messages(request: web.Request) -> web.StreamResponse:
         raw = await receive_object(request)
         body, found = parse_body(MessagesBody, raw)
         check_foreign(raw, FOREIGN_MESSAGES_FIELDS, "", found)
-        conversation = None
+        conversation, hints = None, Hints()
         if body is not None:
             conversation = _check_prompt(request, body, found)
             check_stop_strings(body.stop_sequences or (), "stop_sequences", config.limits, found)
             check_salt(body.cache_salt, config.limits, found)
+            hints = check_hints(body, body.priority, config.limits, found)
         warnings = finish_reading(found, strict=config.strict)
         assert body is not None, "a body that cannot be read has problems"
         assert conversation is not None, "it was read with the body"
@@ -65,9 +67,9 @@ async def post_messages(request: web.Request) -> web.StreamResponse:
             top_p=defaults.top_p if body.top_p is None else body.top_p,
             top_k=max(defaults.top_k if body.top_k is None else body.top_k, 0),
         )
-        job = _make_job(request, body, ids, sampling, held, started=started)
+        job = _make_job(request, body, ids, sampling, held, hints, started=started)
         form = MessagesFormat(
-            _heading(request, [*warnings, *held.warnings]),
+            _heading(request, [*warnings, *hints.warnings, *held.warnings]),
             num_held=held.computed,
             is_cut=body.max_tokens > room,
         )
@@ -144,16 +146,19 @@ def _make_job(
     ids: tuple[int, ...],
     sampling: SamplingParams,
     held: Holding,
+    hints: Hints,
     *,
     started: float,
 ) -> Job:
+    workers = request.app[RUNTIME].generator.statistics()
+    affine = affine_worker(hints.affinity, request[TENANT], workers)
     only = GenerateRequest(
         request_id=f"{request[REQUEST_ID]}.{uuid.uuid4().hex[:8]}",
         token_ids=ids,
         sampling=sampling,
-        priority=body.priority or 0,
+        priority=hints.priority,
         cache_salt=derive_salt(request[TENANT], body.cache_salt),
-        worker=held.worker,
+        worker=affine if held.worker is None else held.worker,
     )
     return Job(
         requests=(only,),

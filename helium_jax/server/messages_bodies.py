@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from helium_jax.server.bodies import Count, Fraction, Int32, Name
+from helium_jax.server.hint_bodies import HintFields
 
 
 class CacheControl(Struct, kw_only=True, frozen=True):
@@ -65,13 +66,7 @@ class ToolChoice(Struct, kw_only=True, frozen=True):
     disable_parallel_tool_use: bool | None = None
 
 
-class Metadata(Struct, kw_only=True, frozen=True):
-    """Who the request is for; this server does nothing with it."""
-
-    user_id: str | None = None
-
-
-class PromptFields(Struct, kw_only=True, frozen=True):
+class PromptFields(HintFields, kw_only=True, frozen=True):
     """What is counted as input.
 
     `cache_control` on the whole body marks the end of the last message.
@@ -102,7 +97,6 @@ class MessagesBody(PromptFields, kw_only=True, frozen=True):
     top_p: Fraction | None = None
     top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
     stop_sequences: list[str] | None = None
-    metadata: Metadata | None = None
     priority: Int32 | None = None
     cache_salt: Annotated[str, Meta(min_length=1)] | None = None
 

@@ -22,6 +22,7 @@ from helium_jax.server.bodies import (
 )
 from helium_jax.server.errors import NotFoundError
 from helium_jax.server.formats import ChatFormat, CompletionFormat, Heading
+from helium_jax.server.hints import Hints, affine_worker, check_hints
 from helium_jax.server.prompts import (
     check_fits,
     check_messages,
@@ -55,14 +56,15 @@ async def post_chat(request: web.Request) -> web.StreamResponse:
         info = runtime.generator.info
         sampling = check_sampling(body, info, runtime.text.sampling, config.limits, found)
         messages = check_messages(body.messages, raw["messages"], config.limits, found)
+        hints = check_hints(body, body.priority, config.limits, found)
         variables = check_variables(body.chat_template_kwargs or {}, config.limits, found)
         _check_salt(body, config.limits.salt_chars, found)
         warnings = finish_reading(found, strict=config.strict)
         check_model(request, body.model)
         ids = await asyncio.to_thread(runtime.text.encode_chat, messages, **variables)
         check_fits(len(ids), sampling.max_tokens, info.max_model_len, "messages")
-        job = _make_job(request, body, [tuple(ids)], sampling, started)
-        heading = _heading(request, "chatcmpl", warnings)
+        job = _make_job(request, body, [tuple(ids)], sampling, hints, started)
+        heading = _heading(request, "chatcmpl", [*warnings, *hints.warnings])
         return await answer(request, job, ChatFormat(heading, runtime.text))
 
 
@@ -81,6 +83,7 @@ async def post_completions(request: web.Request) -> web.StreamResponse:
         info = runtime.generator.info
         sampling = check_sampling(body, info, runtime.text.sampling, limits, found)
         prompts = check_prompts(body.prompt, info, limits, found)
+        hints = check_hints(body, body.priority, limits, found)
         _check_salt(body, limits.salt_chars, found)
         _check_best_of(body, found)
         if body.echo and body.logprobs is not None:
@@ -103,8 +106,8 @@ async def post_completions(request: web.Request) -> web.StreamResponse:
                 for prompt, ids in zip(prompts, encoded, strict=True)
                 for _ in range(body.n or 1)
             )
-        job = _make_job(request, body, encoded, sampling, started)
-        heading = _heading(request, "cmpl", warnings)
+        job = _make_job(request, body, encoded, sampling, hints, started)
+        heading = _heading(request, "cmpl", [*warnings, *hints.warnings])
         return await answer(request, job, CompletionFormat(heading, runtime.text, echoes))
 
 
@@ -157,12 +160,15 @@ def _make_job(
     body: SamplingFields,
     prompts: Sequence[tuple[int, ...]],
     sampling: SamplingParams,
+    hints: Hints,
     started: float,
 ) -> Job:
     # The client may reuse its request id; the engine's must be unique among the unfinished.
     unique = f"{request[REQUEST_ID]}.{uuid.uuid4().hex[:8]}"
     n = body.n or 1
     salt = derive_salt(request[TENANT], body.cache_salt)
+    workers = request.app[RUNTIME].generator.statistics()
+    worker = affine_worker(hints.affinity, request[TENANT], workers)
     options = body.stream_options or StreamOptions()
     return Job(
         requests=tuple(
@@ -170,8 +176,9 @@ def _make_job(
                 request_id=f"{unique}.{i * n + j}",
                 token_ids=ids,
                 sampling=_of_answer(sampling, j),
-                priority=body.priority or 0,
+                priority=hints.priority,
                 cache_salt=salt,
+                worker=worker,
             )
             for i, ids in enumerate(prompts)
             for j in range(n)
