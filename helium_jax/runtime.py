@@ -32,6 +32,7 @@ from helium_jax.errors import RequestError
 from helium_jax.executor import Session
 from helium_jax.executor.output_cache import DEFAULT_MAX_BYTES, OutputCache
 from helium_jax.executor.profile_store import ProfileStore
+from helium_jax.executor.rates import RateKeeper, RateStore
 from helium_jax.models.checkpoint import load_hf, read_config
 from helium_jax.models.config import ModelConfig
 from helium_jax.models.params import Params, param_shapes
@@ -73,6 +74,7 @@ async def open_session(
     *,
     output_cache_bytes: int = DEFAULT_MAX_BYTES,
     output_ttl_s: float | None = None,
+    measures: bool = True,
 ) -> AsyncIterator[Session]:
     """Runs of plans over a runtime, with an output cache; both end with the context.
 
@@ -82,24 +84,33 @@ async def open_session(
             outputs in memory, and no profiles.
         output_cache_bytes: bound of the output cache; 0 for none.
         output_ttl_s: seconds after which an output is forgotten; None for never.
+        measures: engines of unknown speed are measured for a part of a second before the first
+            large run, to plan by what they are.
 
     Raises:
         RequestError: the folder cannot be made, or a bound is wrong.
     """
-    cache, profiles = None, None
+    cache, profiles, rates = None, None, None
     if state_dir is not None:
         try:
             state_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RequestError(f"cannot use {str(state_dir)!r}: {error.strerror}") from None
         profiles = ProfileStore(state_dir / "profiles")
+        rates = RateStore(state_dir / "rates")
     if output_cache_bytes:
         path = state_dir / "outputs.sqlite" if state_dir is not None else None
         cache = await asyncio.to_thread(
             OutputCache, max_bytes=output_cache_bytes, ttl_s=output_ttl_s, path=path
         )
     try:
-        yield Session(runtime.generator, runtime.text, output_cache=cache, profiles=profiles)
+        yield Session(
+            runtime.generator,
+            runtime.text,
+            output_cache=cache,
+            profiles=profiles,
+            rates=RateKeeper(runtime.generator, store=rates, measures=measures),
+        )
     finally:
         if cache is not None:
             await asyncio.to_thread(cache.close)

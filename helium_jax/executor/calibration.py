@@ -18,15 +18,19 @@ PREFILLS = (16, 64, 256)  # tokens of one prompt, as far as the context goes
 DECODED = 12  # tokens of each answer
 SHORT, LONG = 8, 128  # prompts that answers continue
 REPEATS = 2  # of which the faster one counts, because what disturbs only slows down
+MAX_SECONDS = 0.8  # of the whole measurement; what does not fit is left out
 
 
 async def measure_roofline(
-    generator: Generator, *, clock: Callable[[], float] = time.monotonic
+    generator: Generator,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    max_seconds: float = MAX_SECONDS,
 ) -> Roofline | None:
     """A roofline that fits a few prefills and decodes on the first worker; None if it cannot be.
 
-    Takes the time of about a hundred steps; the engine should have nothing else to do meanwhile.
-    The prompts share no KV with any other.
+    Takes the time of about a hundred steps, or of fewer if these are long; the engine should have
+    nothing else to do meanwhile. The prompts share no KV with any other.
     """
     info = generator.info
     room = info.max_model_len - DECODED - 1
@@ -34,18 +38,30 @@ async def measure_roofline(
     for count, size in itertools.product((1, info.max_num_seqs), (SHORT, LONG)):
         if size <= room:
             shapes.append((count, size, DECODED))
+    shapes.sort(key=_num_tokens)
+    start = clock()
+    best: dict[tuple[int, int, int], CostSample] = {}
     try:
-        samples = [
-            min(
-                [await _measure(generator, *shape, clock=clock) for _ in range(REPEATS)],
-                key=lambda sample: sample.seconds,
-            )
-            for shape in shapes
-        ]
-        return calibrate(samples)
+        for shape in shapes * REPEATS:
+            left = max_seconds - (clock() - start)
+            # A small shape says what a larger one takes at most.
+            known = [(s, best[s].seconds) for s in best if _num_tokens(s) <= _num_tokens(shape)]
+            if known:
+                other, seconds = known[-1]
+                if seconds * _num_tokens(shape) / _num_tokens(other) > left:
+                    continue
+            sample = await _measure(generator, *shape, clock=clock)
+            if shape not in best or sample.seconds < best[shape].seconds:
+                best[shape] = sample
+        return calibrate(list(best.values()))
     except (HeliumError, ValueError) as error:
         log.warning("the engine could not be measured: %s", error)
         return None
+
+
+def _num_tokens(shape: tuple[int, int, int]) -> int:
+    count, prompt_tokens, output_tokens = shape
+    return count * (prompt_tokens + output_tokens)
 
 
 async def _measure(

@@ -1,11 +1,13 @@
 """How a run may use the engine."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from helium_jax.errors import RequestError
 from helium_jax.optimizer import RULE_NAMES
 
 AS_READY = "as_ready"
+CostModel = Literal["best", "token_step", "roofline"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,8 @@ class RunOptions:
         priority: added to every call's own; lower runs sooner.
         weight: of the run's share of the engine among the runs of its session.
         seed: of what the policy draws.
+        cost_model: by which orders are compared: "token_step", the paper's, "roofline", once the
+            engine was measured, or "best": the one that predicted earlier runs better.
     """
 
     policy: str = "helium"
@@ -46,12 +50,16 @@ class RunOptions:
     priority: int = 0
     weight: float = 1.0
     seed: int = 0
+    cost_model: CostModel = "best"
 
     def __post_init__(self) -> None:
         for name in ("max_in_flight", "encode_ahead"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise RequestError(f"{name}={value} must be at least 1")
+        if self.cost_model not in (models := get_args(CostModel)):
+            names = ", ".join(models)
+            raise RequestError(f"cost_model={self.cost_model!r} is none of {names}")
         if not self.weight > 0:
             raise RequestError(f"weight={self.weight} must be positive")
 

@@ -8,6 +8,7 @@ from helium_jax.errors import RequestError
 from helium_jax.executor.as_ready import AsReady
 from helium_jax.executor.codec import TextCodec
 from helium_jax.executor.options import AS_READY, RunOptions
+from helium_jax.executor.rates import EngineRates
 from helium_jax.optimizer.profile import Profile
 from helium_jax.physical import PhysicalPlan
 from helium_jax.schedule.building import PlannedCalls, build_call_graph
@@ -71,15 +72,30 @@ def plan_calls(
     return Planned(dispatcher=make_policy(calls.graph, setting), calls=calls)
 
 
-def dispatch_setting(generator: Generator, options: RunOptions) -> DispatchSetting:
-    """What a policy knows of the engines behind a generator."""
+def dispatch_setting(
+    generator: Generator, options: RunOptions, rates: EngineRates | None = None
+) -> DispatchSetting:
+    """What a policy knows of the engines behind a generator.
+
+    Args:
+        generator: the token side.
+        options: of the run.
+        rates: what is known of the engines' speed; a run plans by the roofline if that is the model
+            it names, or the one that predicted earlier runs better.
+    """
     info = generator.info
     cache = generator.statistics()[0].cache
+    roofline = None
+    if rates is not None:
+        model = rates.better if options.cost_model == "best" else options.cost_model
+        roofline = rates.roofline if model == "roofline" else None
     return DispatchSetting(
         num_workers=info.num_workers,
         page_size=cache.page_size,
         kv_tokens=cache.page_size * cache.num_pages or info.max_model_len,
         max_num_seqs=info.max_num_seqs,
+        max_num_batched_tokens=info.max_num_batched_tokens,
         seed=options.seed,
         strict=options.strict_order,
+        roofline=roofline,
     )

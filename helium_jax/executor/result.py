@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from helium_jax.schedule.prediction import ModelComparison
+
 RunStatus = Literal["completed", "failed", "cancelled", "expired"]
 SpanSource = Literal["computed", "kv", "result", "failed", "running"]
 
@@ -166,6 +168,8 @@ class RunResult:
         status: "completed" even when rows failed, as long as that was allowed.
         rows: one entry per row of the batch, in its order.
         statistics: what it cost.
+        models: how well the cost models predict it; None where the engine's speed is not known, or
+            something else ran meanwhile.
     """
 
     run_id: str
@@ -173,6 +177,7 @@ class RunResult:
     status: RunStatus
     rows: tuple[RowResult, ...]
     statistics: RunStatistics
+    models: ModelComparison | None = None
 
     @property
     def errors(self) -> tuple[RowError, ...]:

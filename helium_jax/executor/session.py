@@ -19,13 +19,14 @@ from helium_jax.executor.preparing import Prepared, count_rewrites, prepare_run
 from helium_jax.executor.profile import profile_of
 from helium_jax.executor.profile_sample import profile_sample
 from helium_jax.executor.profile_store import ProfileStore
+from helium_jax.executor.rates import RateKeeper
 from helium_jax.executor.resources import Resources
 from helium_jax.executor.result import RunResult
 from helium_jax.executor.run_control import RunControl
 from helium_jax.executor.state import RunState
 from helium_jax.executor.watch import RunWatch
 from helium_jax.optimizer.profile import Profile
-from helium_jax.plan import Plan, Value
+from helium_jax.plan import Chat, Completion, Plan, Value
 from helium_jax.schedule.output_lengths import OutputLengths
 from helium_jax.types import Generator
 
@@ -48,6 +49,7 @@ class Session:
         *,
         output_cache: OutputCache | None = None,
         profiles: ProfileStore | None = None,
+        rates: RateKeeper | None = None,
         max_in_flight: int | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -58,6 +60,8 @@ class Session:
             codec: text to token ids and back, of the generator's model.
             output_cache: where finished answers are kept; the caller's to close.
             profiles: where what runs have shown is read and kept.
+            rates: what is known of the engines' speed; None: nothing, and nothing is measured
+                unless somebody asks.
             max_in_flight: most calls of all runs at the engine at once, whatever pages they
                 need; None: enough to keep it full, and no more than its KV pages take.
             clock: seconds, for statistics.
@@ -77,6 +81,7 @@ class Session:
             output_cache=output_cache,
         )
         self._profiles = profiles
+        self._rates = rates or RateKeeper(generator, clock=clock)
         self._clock = clock
         self._sleep = sleep
 
@@ -94,6 +99,11 @@ class Session:
     def output_cache(self) -> OutputCache | None:
         """Where finished answers are kept."""
         return self._resources.output_cache
+
+    @property
+    def rates(self) -> RateKeeper:
+        """What is known of the engines' speed."""
+        return self._rates
 
     async def profile_of(self, plan: Plan) -> Profile:
         """What earlier runs of the plan have shown; empty when nothing is kept."""
@@ -129,13 +139,15 @@ class Session:
         if profile is None:
             profile = await self.profile_of(plan)
         run_id = run_id or f"run_{secrets.token_hex(8)}"
+        rates = await self._rates.before(count_calls(plan) * len(rows))
         started = self._clock()
+        setting = dispatch_setting(self._resources.generator, options, rates)
         prepared = await prepare_run(
             plan,
             rows,
             params=params,
             model=self._resources.generator.info,
-            setting=dispatch_setting(self._resources.generator, options),
+            setting=setting,
             codec=self._resources.codec,
             options=options,
             output_cache=self._resources.output_cache,
@@ -182,12 +194,17 @@ class Session:
         if control is not None:
             control.attach(driver.inbox.put_nowait)
         try:
-            await driver.drive(timeout_s=physical.limits.timeout_s, cancel=cancel)
+            with self._rates.running() as mark:
+                await driver.drive(timeout_s=physical.limits.timeout_s, cancel=cancel)
         finally:
             self._resources.gate.forget(run_id)
         assert state.status is not None
         seconds = self._clock() - started
         statistics = count_rewrites(driver.statistics(seconds), prepared)
+        models = None
+        if mark.is_alone and state.status == "completed":
+            graph = prepared.planned.graph
+            models = await self._rates.after(graph, setting, statistics.spans)
         if self._profiles is not None:
             shown = profile_of(statistics, prepared.num_rows)
             await asyncio.to_thread(self._profiles.add, plan.plan_id, shown, plan_name=plan.name)
@@ -197,6 +214,7 @@ class Session:
             status=state.status,
             rows=tuple(state.results()),
             statistics=statistics,
+            models=models,
         )
 
     async def sample(
@@ -219,6 +237,11 @@ class Session:
         run = functools.partial(self.run, plan, params=params, options=options)
         profile, _ = await profile_sample(run, rows, size=size)
         return profile
+
+
+def count_calls(plan: Plan) -> int:
+    """Operators that call the model, those inside of others too."""
+    return sum(isinstance(op, Chat | Completion) for op in plan.all_ops)
 
 
 def default_room(generator: Generator) -> int:

@@ -1,14 +1,10 @@
 """Plans to reports: EXPLAIN, which runs nothing, and ANALYZE, which runs the plan as well."""
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 from helium_jax.executor import RunOptions, Session, TextCodec, prepare_run
-from helium_jax.executor.calibration import measure_roofline
 from helium_jax.executor.output_cache import OutputCache
 from helium_jax.executor.policy import dispatch_setting
-from helium_jax.explain.cost_models import compare_cost_models
 from helium_jax.explain.report import Report, make_report
 from helium_jax.optimizer import Profile
 from helium_jax.plan import Plan, Value
@@ -88,8 +84,8 @@ async def analyze_plan(
 ) -> Report:
     """Explains a plan, runs it, and puts what happened beside what was expected.
 
-    Without a profile, that of the session's earlier runs is taken. The engine is measured for a
-    moment first, so that both cost models can be held to the run.
+    Without a profile, that of the session's earlier runs is taken. An engine whose speed is not
+    known is measured for a moment first, so that both cost models can be held to the run.
 
     Raises:
         PlanError: as `explain_plan`.
@@ -97,7 +93,8 @@ async def analyze_plan(
     """
     if profile is None:
         profile = await session.profile_of(plan)
-    setting = dispatch_setting(session.generator, options)
+    rates = await session.rates.measured()
+    setting = dispatch_setting(session.generator, options, rates)
     explained = await explain_plan(
         plan,
         rows,
@@ -109,14 +106,8 @@ async def analyze_plan(
         output_cache=session.output_cache,
         profile=profile,
     )
-    roofline = await measure_roofline(session.generator)
     result = await session.run(plan, rows, params=params, options=options, profile=profile)
-    models = None
-    if roofline is not None:
-        models = await asyncio.to_thread(
-            compare_cost_models, explained.prepared, result, setting, roofline
-        )
-    report = make_report(
+    return make_report(
         explained.prepared,
         kv_tokens=setting.kv_tokens,
         num_workers=setting.num_workers,
@@ -124,7 +115,6 @@ async def analyze_plan(
         decode=_decoder(session.codec),
         result=result,
     )
-    return replace(report, models=models)
 
 
 def _decoder(codec: TextCodec) -> Callable[[tuple[int, ...]], str]:

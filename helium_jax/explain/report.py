@@ -158,6 +158,7 @@ def make_report(
         needed_tokens=_needed_tokens(prepared, estimates),
         computed_tokens=sum(estimate.computed_tokens for estimate in estimates.values()),
         result=result,
+        models=None if result is None else result.models,
         prefixes=() if page_size is None else _weigh_prefixes(prepared, page_size, kv_tokens),
     )
 
