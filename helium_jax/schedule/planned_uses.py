@@ -7,7 +7,7 @@ Its next use is the smallest rank among the calls of its operators that are stil
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from helium_jax.schedule.call_graph import CallGraph, CallNode
 from helium_jax.schedule.dispatch import PrefixUse, ReadyCall
@@ -30,6 +30,15 @@ class _Stem:
     operators: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Told:
+    """What the KV store was last told of a prefix: the first `length` of a call's tokens."""
+
+    next_use: int
+    token_ids: tuple[int, ...]
+    length: int
+
+
 class PlannedUses:
     """Next uses of the prefixes of one run.
 
@@ -46,7 +55,8 @@ class PlannedUses:
         self._patience = patience
         self._stems = _stems(graph)
         self._open = {node.name: _OpenRows(graph.num_rows, node.name, rank) for node in graph.nodes}
-        self._told: dict[tuple[tuple[str, ...], tuple[int, ...]], tuple[int, tuple[int, ...]]] = {}
+        self._told: dict[tuple[tuple[str, ...], tuple[int, ...]], _Told] = {}
+        self._doubtful: dict[tuple[str, int], None] = {}  # closed calls whose prefixes were told
         self._rows_of = _rows_of_values(graph)
 
     def consume(self, call: ReadyCall) -> None:
@@ -59,6 +69,11 @@ class PlannedUses:
         """No further call of the operator comes for the row."""
         if operator in self._open:
             self._open[operator].close(row)
+        for stem in self._stems.get(operator, ()):
+            if stem.scope != "all" and row < self._graph.num_rows:
+                place = (stem.path, self._instance(stem, row))
+                if place in self._told:
+                    self._doubtful[operator, row] = None
 
     def at_release(self, call: ReadyCall) -> int | None:
         """When all of a prompt, and its answer with it, is needed again by its row: the next turn
@@ -91,16 +106,39 @@ class PlannedUses:
         return self._tell(call, is_over=True)
 
     def expired(self, operators: Iterable[str]) -> list[PrefixUse]:
-        """Static prefixes of these operators that nothing needs any more and that were told
-        otherwise."""
-        uses = []
+        """Prefixes that were told to be needed, of calls that turned out never to come: static ones
+        of these operators that nothing needs any more, and a row's own that is needed later."""
+        uses = self._review_rows()
         over = [n for n in operators if n in self._open and self._open[n].first_rank() is None]
         for stem in {s.path: s for name in over for s in self._stems[name]}.values():
             if stem.scope != "all" or self._next_use(stem, 0) is not None:
                 continue
             told = self._told.pop((stem.path, ()), None)
             if told is not None:
-                uses.append(PrefixUse(token_ids=told[1], next_use=None))
+                uses.append(_use(told, None))
+        return uses
+
+    def _review_rows(self) -> list[PrefixUse]:
+        """What is not true any more of what was told of the prefixes of rows, because a call was
+        closed; the longest part first, as in `_tell`."""
+        doubtful, self._doubtful = self._doubtful, {}
+        uses: list[PrefixUse] = []
+        for operator, row in doubtful:
+            before = len(uses)
+            for stem in self._stems[operator]:
+                place = (stem.path, self._instance(stem, row))
+                told = self._told.get(place)
+                if told is None:
+                    continue
+                next_use = self._next_use(stem, row)
+                is_news = stem.scope != "all" and next_use != told.next_use
+                if not is_news and len(uses) == before:
+                    continue
+                uses.append(_use(told, next_use))
+                if next_use is None:
+                    del self._told[place]
+                else:
+                    self._told[place] = replace(told, next_use=next_use)
         return uses
 
     def _tell(self, call: ReadyCall, *, is_over: bool) -> list[PrefixUse]:
@@ -126,13 +164,14 @@ class PlannedUses:
             place = (stem.path, self._instance(stem, call.row))
             told = self._told.get(place)
             # A longer part that was told has overwritten what was said of this one.
-            if length and (uses or self._is_news(stem, told and told[0], next_use)):
-                tokens = call.token_ids[:length]
-                uses.append(PrefixUse(token_ids=tokens, next_use=next_use))
+            if length and (uses or self._is_news(stem, told and told.next_use, next_use)):
+                uses.append(PrefixUse(token_ids=call.token_ids[:length], next_use=next_use))
                 if next_use is None:
                     self._told.pop(place, None)
                 else:
-                    self._told[place] = next_use, tokens if stem.scope == "all" else ()
+                    self._told[place] = _Told(
+                        next_use=next_use, token_ids=call.token_ids, length=length
+                    )
         return uses
 
     def _is_news(self, stem: _Stem, told: int | None, next_use: int | None) -> bool:
@@ -163,6 +202,10 @@ class PlannedUses:
                 if self._open[name].has(other)
             ]
         return min(ranks, default=None)
+
+
+def _use(told: _Told, next_use: int | None) -> PrefixUse:
+    return PrefixUse(token_ids=told.token_ids[: told.length], next_use=next_use)
 
 
 class _OpenRows:

@@ -1,6 +1,7 @@
 """What dispatchers are made of: the book, the mirror of a worker's store, and planned uses."""
 
 from collections import OrderedDict
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -175,6 +176,38 @@ def test_an_operator_in_a_loop_needs_its_pages_until_it_is_closed():
     assert uses.started(call)[-1].next_use == rank("draft", 0)
     uses.close("draft", 0)
     assert uses.finished(call)[-1].next_use is None
+
+
+def test_a_prefix_of_a_row_is_given_up_when_the_call_that_needed_it_will_not_come():
+    """Such as one in a branch that was not taken, found out after the call before it ended."""
+    graph = review_graph(2)
+    uses = PlannedUses(graph, rank, patience=1)
+    draft = call_of(graph, "draft", 0)
+    uses.consume(draft)
+    uses.started(draft)
+    assert uses.finished(draft) == []
+    uses.close("draft", 0)
+    assert uses.expired(["draft"]) == []
+    uses.close("review", 0)
+    assert uses.expired(["review"]) == [
+        PrefixUse(token_ids=draft.token_ids, next_use=None),
+        # Row 1 needs what all rows share: the last word on these pages.
+        PrefixUse(token_ids=draft.token_ids[:16], next_use=rank("draft", 1)),
+    ]
+    assert uses.expired(["review"]) == []
+
+
+def test_a_prefix_of_a_row_is_needed_later_when_a_call_before_will_not_come():
+    draft, review = review_graph().nodes
+    summary = replace(review, name="summary")
+    graph = CallGraph(nodes=(draft, review, summary), num_rows=1)
+    uses = PlannedUses(graph, rank, patience=1)
+    call = call_of(graph, "draft", 0)
+    uses.consume(call)
+    uses.started(call)
+    uses.close("review", 0)
+    later = PrefixUse(token_ids=call.token_ids, next_use=rank("summary", 0))
+    assert later in uses.expired(["review"])
 
 
 def test_rows_with_equal_values_need_each_others_pages():
