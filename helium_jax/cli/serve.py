@@ -22,6 +22,7 @@ from helium_jax.errors import RequestError
 from helium_jax.plan import Plan, load_plan
 from helium_jax.runtime import Runtime, open_runtime
 from helium_jax.server import RunningServer, ServerConfig, check_address, make_app, start_server
+from helium_jax.server.watchdog import watch_engine
 from helium_jax.telemetry.logs import logging_to_stderr
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -78,6 +79,13 @@ LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
     help="Seconds without an engine step after which /health/ready fails.",
 )
 @click.option(
+    "--max-stall",
+    default=300.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds of one engine step after which the server gives up and exits with 1.",
+)
+@click.option(
     "--log-level",
     default="warning",
     show_default=True,
@@ -89,7 +97,7 @@ def serve(model: str, name: str | None, alias: tuple[str, ...], **options: Any) 
     """Serve a model over HTTP, OpenAI-compatible.
 
     The first SIGTERM or Ctrl-C lets running requests finish; a second one ends at once. Exit
-    code 0 after a clean end, 1 if requests were cut off.
+    code 0 after a clean end, 1 if requests were cut off or the engine has failed.
     """
     keys = _keys(options["api_key"], options["api_key_file"])
     config = ServerConfig(
@@ -101,6 +109,7 @@ def serve(model: str, name: str | None, alias: tuple[str, ...], **options: Any) 
         strict=options["strict"],
         state_dir=options["state_dir"],
         max_step_age_s=options["max_step_age"],
+        max_stall_s=options["max_stall"],
         shutdown_timeout_s=options["shutdown_timeout"],
     )
     console = Console(stderr=True)
@@ -156,7 +165,10 @@ async def _serve(
         for plan in warm:
             await asyncio.to_thread(_warm, plan, server, config, console)
         return await serve_until_signal(
-            server, config.shutdown_timeout_s, lambda text: console.print(text, style="yellow")
+            server,
+            config.shutdown_timeout_s,
+            lambda text: console.print(text, style="yellow"),
+            watch=watch_engine(runtime.generator, max_stall_s=config.max_stall_s),
         )
 
 

@@ -38,6 +38,7 @@ class Limits:
         runs_kept: finished runs that can still be asked for; the oldest leave.
         runs_bytes: of inputs, outputs and events of finished runs that are kept, all together.
         run_events: events of one run that are kept.
+        run_prompts_bytes: of one run's prompts that can be looked at; later ones are not kept.
         journal_bytes: of the file with the background runs of a state directory.
         pins: pinned prefixes of one key.
         pin_ttl_s: longest time of a pin; longer wishes are cut to it.
@@ -70,6 +71,7 @@ class Limits:
     runs_kept: int = 256
     runs_bytes: int = 256 * 1024 * 1024
     run_events: int = 10_000
+    run_prompts_bytes: int = 4 * 1024 * 1024
     journal_bytes: int = 1024 * 1024 * 1024
     pins: int = 64
     pin_ttl_s: float = 7 * 24 * 3600.0
@@ -97,6 +99,7 @@ class ServerConfig:
         ping_interval_s: between comments that keep a silent stream alive.
         max_step_age_s: the server is not ready when the engine's loop has not gone round for
             this long.
+        max_stall_s: the process ends when the engine has been in one step for this long.
         shutdown_timeout_s: how long running requests may go on after the first signal.
     """
 
@@ -114,4 +117,5 @@ class ServerConfig:
     write_timeout_s: float = 60.0
     ping_interval_s: float = 15.0
     max_step_age_s: float = 10.0
+    max_stall_s: float = 300.0
     shutdown_timeout_s: float = 30.0

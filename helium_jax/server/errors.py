@@ -107,12 +107,16 @@ STATUS_BY_ERROR: tuple[tuple[type[HeliumError], int, str], ...] = (
 )
 
 
+GONE_CODES = frozenset({"shutting_down", "engine_dead"})  # of the engine's errors
+
+
 def status_of(error: HeliumError) -> tuple[int, str]:
     """Status and envelope type of an error.
 
-    An engine that shuts down raises CapacityError with the code "shutting_down": 503, not 429.
+    Whatever its class, an error that says that the engine is going or gone is a 503: another
+    server may answer.
     """
-    if isinstance(error, CapacityError) and error.code == "shutting_down":
+    if error.code in GONE_CODES:
         return 503, "service_unavailable_error"
     return next((s, kind) for cls, s, kind in STATUS_BY_ERROR if isinstance(error, cls))
 

@@ -1,4 +1,4 @@
-"""Signals to a real process that serves a fake generator."""
+"""Signals to a real process that serves a fake generator, and the end of its engine."""
 
 import json
 import signal
@@ -12,28 +12,52 @@ import urllib.request
 
 import pytest
 
-# Answers requests at once unless they ask for more than one token: those wait `hold_s`.
+# Answers requests at once unless they ask for more than one token: those wait `hold_s`. The prompts
+# "die" and "hang" do that to the engine.
 SCRIPT = textwrap.dedent(
     """
     import asyncio, sys
+    from dataclasses import replace
     from tests.server.conftest import StubRuntime, load_test_text
     from helium_jax.cli.signals import serve_until_signal
     from helium_jax.server import ServerConfig, make_app, start_server
+    from helium_jax.server.watchdog import watch_engine
     from helium_jax.testing import FakeGenerator
 
     hold_s, timeout_s = float(sys.argv[1]), float(sys.argv[2])
 
+    class Mortal(FakeGenerator):
+        age_s = 0.0
+
+        def statistics(self):
+            return tuple(
+                replace(one, last_step_age_seconds=self.age_s) for one in super().statistics()
+            )
+
     async def hold(request, num_sent):
+        text = bytes(i for i in request.token_ids if i < 256)
+        if b"die" in text:
+            generator.kill(0)
+        if b"hang" in text:
+            generator.age_s = 1e6
+            await asyncio.sleep(60)
         if num_sent == 1:
             await asyncio.sleep(hold_s)
 
+    generator = Mortal(before_event=hold)
+
     async def main():
         config = ServerConfig(port=0)
-        generator = FakeGenerator(before_event=hold)
         runtime = StubRuntime(generator=generator, text=load_test_text())
         server = await start_server(make_app(runtime, config), config)
         print(server.port, flush=True)
-        return await serve_until_signal(server, timeout_s, lambda text: print(text, flush=True))
+        return await serve_until_signal(
+            server,
+            timeout_s,
+            lambda text: print(text, flush=True),
+            watch=watch_engine(generator, max_stall_s=60.0),
+            farewell_s=0.5,
+        )
 
     sys.exit(asyncio.run(main()))
     """
@@ -146,3 +170,36 @@ def test_a_second_signal_ends_at_once(start):
     assert process.end()[0] == 128 + signal.SIGINT
     thread.join()
     assert process.answers == [("cut off", None)]
+
+
+def test_a_dead_engine_ends_the_process_after_everybody_was_told(start):
+    process = start(hold_s=60)
+    thread = process.ask_in_background()
+    status, code = process.ask(prompt="die", max_tokens=1, min_tokens=1)
+    assert (status, code) == (500, "worker_failed")
+    thread.join()
+    assert process.answers == [(503, "shutting_down")]
+    code, out = process.end()
+    assert code == 1
+    assert "the engine has ended" in out
+
+
+def test_an_engine_that_hangs_ends_the_process_although_its_thread_never_will(start):
+    process = start()
+    assert process.ask(prompt="hang") == (503, "shutting_down")
+    code, out = process.end()
+    assert code == 1
+    assert "in one step for over 60 s" in out
+
+
+def test_an_engine_that_dies_while_the_server_drains_ends_the_wait(start):
+    process = start(hold_s=60, timeout_s=60)
+    thread = process.ask_in_background()
+    asked = threading.Thread(target=lambda: process.ask(prompt="hang"))
+    asked.start()
+    process.wait_for('helium:num_requests_running{worker="0"} 2.0')
+    process.popen.send_signal(signal.SIGTERM)
+    assert process.end()[0] == 1
+    thread.join()
+    asked.join()
+    assert process.answers == [(503, "shutting_down")]
