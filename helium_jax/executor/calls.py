@@ -193,8 +193,10 @@ class Calls:
         for call_id, flight in self._flights.items():
             self._stop_timer(flight)
             self._out(CancelCall(call_id=call_id))
+            self._dispatcher.finished(call_id, flight.num_tokens)
         self._flights.clear()
         self._queued.clear()
+        self._tell_uses()
 
     # --- events ----------------------------------------------------------------------------
 
@@ -353,6 +355,9 @@ class Calls:
                 flight.release = release
                 self._held.append(release.call_id)
             landings += self._submit_held()
+        self._tell_uses()
+
+    def _tell_uses(self) -> None:
         uses = self._dispatcher.uses_changed()
         if uses:
             self._out(Foresee(uses=tuple(uses)))

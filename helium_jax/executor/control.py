@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from helium_jax.executor.result import RowError
 from helium_jax.executor.values import TOO_LARGE, Look, Value, join, text_of
-from helium_jax.physical import Branch, Control, Loop, Map, Race
+from helium_jax.physical import Branch, Control, Loop, Map, Race, Region
 from helium_jax.plan.control import BEST_OF_NAME, Reduce
 from helium_jax.plan.formula import (
     Formula,
@@ -138,6 +138,18 @@ def proceed(operator: Control, progress: Progress, look: Look) -> Step:
                 return _reduce(reduce, _results(progress, [arm.result for arm in arms]), look)
     except FormulaError as error:
         return Refused(code="bad_value", message=str(error))
+
+
+def yet_to_begin(operator: Control, position: int) -> tuple[Region, ...]:
+    """The regions of which frames may still begin after the one at `position`."""
+    if not isinstance(operator, Loop):
+        return ()  # the others begin all at once
+    if operator.count is None:
+        return (operator.again,)
+    num_left = operator.count - position - 1
+    if num_left == 0:
+        return ()
+    return (operator.last,) if num_left == 1 else (operator.again, operator.last)
 
 
 def has_failed(operator: Control, progress: Progress) -> bool:

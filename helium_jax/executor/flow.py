@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from helium_jax.executor import control
+from helium_jax.executor.awaited import Awaited
 from helium_jax.executor.events import CallSource
 from helium_jax.executor.frames import (
     END,
@@ -32,6 +33,7 @@ from helium_jax.physical import (
     Read,
     Slice,
     View,
+    calls_within,
     regions,
 )
 
@@ -59,6 +61,11 @@ class Witness(Protocol):
         """A step will have none, by itself or for lack of what it needs."""
         ...
 
+    def on_closed(self, call: str, row: int) -> None:
+        """No further call of an operator will come for a row, from wherever in the plan; said
+        before the last step of it has its outcome."""
+        ...
+
 
 class Flow:
     """Owns the frames of one run and what is to be done in them; part of a `RunState`."""
@@ -76,6 +83,7 @@ class Flow:
         self._workers = workers
         self._witness = witness
         self._scopes = {op.name: _scopes_of(op) for op in plan.all_operators}
+        self._awaited = Awaited(witness.on_closed)
         self._todo: deque[tuple[Frame, str, Value | RowError | None, CallSource | None]] = deque()
         self.unwanted: set[str] = set()  # operators that were cancelled
 
@@ -104,6 +112,9 @@ class Flow:
     def open(self, frame: Frame) -> None:
         """Begins a frame."""
         opened = open_frame(frame)
+        frame.awaited = dict(frame.scope.calls)
+        for calls in frame.awaited.values():
+            self._awaited.expect(frame.row, calls)
         self._todo += [(frame, name, None, None) for name in opened.ready]
         self._todo += [(frame, name, error, None) for name, error in opened.failed]
 
@@ -192,9 +203,18 @@ class Flow:
             if isinstance(occupied, Activation):
                 for child in occupied.children.values():
                     child.is_live = False
-                    pending += [(child, running) for running in child.running]
+                    pending += [(child, other) for other in child.running | child.awaited]
             elif occupied is not None:
                 self._workers.leave((one, step), occupied)
+            self._await_only(one, step, ())
+
+    def _await_only(self, frame: Frame, name: str, calls: tuple[str, ...]) -> None:
+        """From now on only these calls may come from a step, beside those of its frames."""
+        before = frame.awaited.pop(name, ())
+        if calls:
+            frame.awaited[name] = calls
+        self._awaited.expect(frame.row, calls)
+        self._awaited.release(frame.row, before)
 
     # --- control ---------------------------------------------------------------------------
 
@@ -225,6 +245,10 @@ class Flow:
                     )
                     activation.children[opening.position] = child
                     self.open(child)
+                if openings:
+                    left = control.yet_to_begin(operator, openings[-1].position)
+                    calls = (name for region in left for name in calls_within(region.operators))
+                    self._await_only(frame, operator.name, tuple(dict.fromkeys(calls)))
 
     def _end_frame(self, frame: Frame) -> None:
         """All that was wanted of a frame is there."""
@@ -241,6 +265,8 @@ class Flow:
 
     def _ask_owner(self, frame: Frame, outcome: Mapping[str, Value] | RowError) -> None:
         frame.is_live = False
+        for name in [*frame.awaited]:
+            self._await_only(frame, name, ())
         parent = frame.parent
         assert parent is not None, "a root has no end that anybody waits for"
         activation = parent.running[frame.owner]

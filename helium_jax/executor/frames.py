@@ -13,7 +13,7 @@ from functools import cached_property
 from helium_jax.executor.control import Progress
 from helium_jax.executor.result import RowError
 from helium_jax.executor.values import Value
-from helium_jax.physical import Hold, PhysicalOperator, Read
+from helium_jax.physical import Hold, PhysicalOperator, Read, calls_within
 from helium_jax.physical.references import direct_needs
 
 END = ""  # stands for the frame's end among the users of a name; no operator is called that
@@ -29,12 +29,14 @@ class Scope:
         wanted: names whose values end a frame; none for the root, which ends when all steps have.
         users: by name, of this scope or around it, the steps that read it, `END` among them.
         num_local: for each step, and `END`, how many of the names it reads are steps too.
+        calls: for each step that is or holds calls of the model, their names.
     """
 
     steps: Mapping[str, PhysicalOperator]
     wanted: tuple[str, ...]
     users: Mapping[str, tuple[str, ...]]
     num_local: Mapping[str, int]
+    calls: Mapping[str, tuple[str, ...]]
 
     @cached_property
     def outer(self) -> Mapping[str, tuple[str, ...]]:
@@ -65,6 +67,7 @@ def make_scope(
         wanted=wanted or (),
         users={name: tuple(names) for name, names in users.items()},
         num_local={name: sum(need in steps for need in names) for name, names in needs.items()},
+        calls={name: calls for name, op in steps.items() if (calls := calls_within((op,)))},
     )
 
 
@@ -85,6 +88,7 @@ class Frame:
         running: what each running step is occupied with: the id of a call or a function's
             invocation, or frames of its own.
         watchers: names of this frame that child frames wait for.
+        awaited: by step that is not over, the calls that may still come from it; see `awaited.py`.
         ahead: calls whose prompts' known beginnings were given out; see `ahead.py`.
         num_open: steps that are neither done nor failed.
         is_live: False once nobody wants it any more.
@@ -101,6 +105,7 @@ class Frame:
     missing: dict[str, int] = field(default_factory=dict)
     running: "dict[str, int | Activation]" = field(default_factory=dict)
     watchers: "dict[str, list[Frame]]" = field(default_factory=dict)
+    awaited: dict[str, tuple[str, ...]] = field(default_factory=dict)
     ahead: set[str] = field(default_factory=set)
     num_open: int = 0
     is_live: bool = True

@@ -43,7 +43,6 @@ from helium_jax.executor.frames import (
     Frame,
     Place,
     make_scope,
-    open_frame,
 )
 from helium_jax.executor.invocations import Invocations
 from helium_jax.executor.result import OperatorStatistics, RowError, RowResult, RunStatus
@@ -124,6 +123,7 @@ class RunState:
         self._has_started = False
         self._next_row = 0
         self._errors: dict[int, list[RowError]] = {}
+        self._ended: list[str] = []  # operators that make no further call, and nobody knows yet
         self._unwanted_rows: set[int] = set()
         self.status: RunStatus | None = None
 
@@ -188,6 +188,7 @@ class RunState:
         """Goes on until nothing more follows from what is known."""
         while self.status is None:
             self._flow.run(lambda: not self._has_failed)
+            self._report_ended()
             if self._has_failed:
                 first = next(iter(self._errors.values()))[0]
                 self._end("failed", "run_failed", f"not finished, because the run failed: {first}")
@@ -226,7 +227,7 @@ class RunState:
         if bad_value is not None:
             self._errors[row] = [bad_value]
         if bad_value is not None or row in self._unwanted_rows or not self._scope.steps:
-            open_frame(frame)
+            self._flow.open(frame)
             self._give_up(frame, bad_value)
             self._end_row_if_over(frame)
         else:
@@ -251,8 +252,6 @@ class RunState:
 
     def on_value(self, frame: Frame, name: str, source: CallSource | None) -> None:
         """See `flow.Witness`."""
-        if frame.parent is None:
-            self._close(name, frame.row)
         if source is not None:
             self._tallies[name].num_done += 1
             self._report(OpRow(operator=name, row=frame.row, source=source, index=frame.index))
@@ -262,7 +261,6 @@ class RunState:
     def on_failure(self, frame: Frame, name: str, error: RowError) -> None:
         """See `flow.Witness`."""
         if frame.parent is None:
-            self._close(name, frame.row)
             errors = self._errors.setdefault(frame.row, [])
             if not any(known is error for known in errors):
                 errors.append(error)
@@ -273,6 +271,14 @@ class RunState:
             )
             self._report_progress(name)
         self._end_row_if_over(frame)
+
+    def on_closed(self, call: str, row: int) -> None:
+        """See `flow.Witness`."""
+        self._dispatcher.closed(call, row)
+        tally = self._tallies[call]
+        tally.num_closed += 1
+        if tally.num_closed == self._num_rows:
+            self._ended.append(call)
 
     # --- workers ---------------------------------------------------------------------------
 
@@ -350,9 +356,11 @@ class RunState:
     def _end(self, status: RunStatus, code: str, message: str) -> None:
         """Ends the run: cancels what is on its way and says of every open row what it lacks."""
         self.status = status
-        self._calls.end()
         self._invocations.end()
         self._flow.clear()
+        if status != "completed":
+            self._close_all()
+        self._calls.end()
         unopened = ((row, None) for row in range(self._next_row, self._num_rows))
         for row, frame in itertools.chain(self._roots.items(), unopened):
             values = {} if frame is None else {**frame.values, **frame.failed}
@@ -362,22 +370,26 @@ class RunState:
                 self._errors.setdefault(row, []).append(error)
         self._report(RunCompleted(status=status, num_failed_rows=len(self._errors)))
 
-    def _close(self, name: str, row: int) -> None:
-        """Notes that an operator of the root, and with it what it holds, is over for a row."""
-        for call in self._plan.calls_under[name]:
-            self._dispatcher.closed(call, row)
-            tally = self._tallies[call]
-            tally.num_closed += 1
-            if call != name and tally.num_closed == self._num_rows:
-                self._report(OpCompleted(statistics=tally.freeze()))
+    def _close_all(self) -> None:
+        """Tells the dispatcher that nothing comes any more, so that what it told the KV stores of
+        later uses can be taken back."""
+        rows = [*self._roots, *range(self._next_row, self._num_rows)]
+        for call, row in itertools.product(self._plan.calls, rows):
+            self._dispatcher.closed(call.name, row)
 
     def _report_progress(self, name: str) -> None:
-        tally = self._tallies[name]
-        is_last = tally.num_closed == self._num_rows
-        statistics = tally.freeze()
-        self._report(
-            OpCompleted(statistics=statistics) if is_last else OpProgress(statistics=statistics)
-        )
+        statistics = self._tallies[name].freeze()
+        if name in self._ended:
+            self._ended.remove(name)
+            self._report(OpCompleted(statistics=statistics))
+        else:
+            self._report(OpProgress(statistics=statistics))
+
+    def _report_ended(self) -> None:
+        """Says which operators ended without a row of their own at last."""
+        ended, self._ended = self._ended, []
+        for name in ended:
+            self._report(OpCompleted(statistics=self._tallies[name].freeze()))
 
     def _report(self, progress: Progress) -> None:
         self._out.append(Report(progress=progress))

@@ -24,7 +24,7 @@ from helium_jax.physical.operators import (
     regions,
     render_value,
 )
-from helium_jax.physical.plan import PhysicalPlan
+from helium_jax.physical.plan import PhysicalPlan, calls_within
 
 __all__ = [
     "Apply",
@@ -44,6 +44,7 @@ __all__ = [
     "Slice",
     "Turn",
     "View",
+    "calls_within",
     "count_rows",
     "lower",
     "regions",

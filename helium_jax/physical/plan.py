@@ -44,14 +44,6 @@ class PhysicalPlan:
         return tuple(op for op in self.all_operators if isinstance(op, Generate))
 
     @cached_property
-    def calls_under(self) -> Mapping[str, tuple[str, ...]]:
-        """The calling operators that each operator is or holds."""
-        return {
-            op.name: tuple(one.name for one in _flatten((op,)) if isinstance(one, Generate))
-            for op in self.all_operators
-        }
-
-    @cached_property
     def needs(self) -> Mapping[str, tuple[str, ...]]:
         """What each operator needs, names that loops and maps bind included; without cycles.
 
@@ -97,6 +89,11 @@ class PhysicalPlan:
                 wanted.add(name)
                 pending += sources.get(name, ())
         return frozenset(wanted)
+
+
+def calls_within(operators: tuple[PhysicalOperator, ...]) -> tuple[str, ...]:
+    """The names of the operators that call the language model among these and in their regions."""
+    return tuple(op.name for op in _flatten(operators) if isinstance(op, Generate))
 
 
 def _flatten(operators: tuple[PhysicalOperator, ...]) -> Iterator[PhysicalOperator]:

@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given
 
 from helium_jax.errors import PlanError
-from helium_jax.physical import Apply, Generate, Hold, Read, Turn, count_rows, lower, render_value
+from helium_jax.physical import (
+    Apply,
+    Generate,
+    Hold,
+    Read,
+    Turn,
+    calls_within,
+    count_rows,
+    lower,
+    render_value,
+)
 from helium_jax.plan import CallSettings, PlanBuilder, Slot, plan_from_document
 from helium_jax.types import SamplingParams
 from tests.plan.strategies import plans
@@ -141,7 +151,8 @@ def nested():
 def test_regions_keep_their_calls_and_everything_comes_after_what_it_needs():
     physical = lower(nested())
     assert [call.name for call in physical.calls] == ["draft", "improve", "explain", "each"]
-    assert physical.calls_under["better"] == ("improve", "explain")
+    better = next(op for op in physical.operators if op.name == "better")
+    assert calls_within((better,)) == ("improve", "explain")
     seen = set()
     for name, needs in physical.needs.items():
         assert set(needs) <= seen, name
