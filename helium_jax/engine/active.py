@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from helium_jax.engine.constraint import Constraint
 from helium_jax.engine.sampling_rows import pack_row
 from helium_jax.engine.sequence import Sequence
 from helium_jax.errors import HeliumError
@@ -30,6 +31,7 @@ class Active:
         sequence: the batcher's record.
         seed: resolved; the same after a preemption.
         row: packed sampling parameters for its present slot; None while it waits.
+        constraint: what its grammar allows next; None for a request without one.
         is_reported: some tokens were handed out, and the prompt's usage with them.
         warmed: answered when a warm sequence ends; None for requests.
         pin: whether to pin what was warmed.
@@ -39,6 +41,7 @@ class Active:
     sequence: Sequence
     seed: int
     row: np.ndarray | None = None
+    constraint: Constraint | None = None
     is_reported: bool = False
     warmed: Future[WarmReceipt] | None = None
     pin: bool = False
@@ -62,13 +65,21 @@ class Active:
             eos_token_ids=eos_token_ids,
         )
 
-    def finish_reason(self, token_id: int, eos_token_ids: frozenset[int]) -> FinishReason | None:
-        """Why it ends with this token; None if it goes on."""
+    def take(self, token_id: int, eos_token_ids: frozenset[int]) -> FinishReason | None:
+        """Takes in its next token; returns why it ends with this one, None if it goes on.
+
+        Raises:
+            HeliumError: its grammar cannot go on.
+        """
         sampling = self.sequence.request.sampling
         if token_id in sampling.stop_token_ids or (
             token_id in eos_token_ids and not sampling.ignore_eos
         ):
             return FinishReason.STOP
+        if self.constraint is not None:
+            self.constraint.advance(token_id)
+            if self.constraint.is_finished:
+                return FinishReason.STOP
         return FinishReason.LENGTH if self.sequence.is_at_limit else None
 
     def token_event(self, token_id: int, logprobs: tuple[TokenLogprobs, ...]) -> TokenEvent:

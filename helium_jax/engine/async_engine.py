@@ -10,8 +10,12 @@ from concurrent.futures import Future
 from helium_jax.engine.active import Outcome, event_of
 from helium_jax.engine.loop import Loop
 from helium_jax.engine.service import Service
-from helium_jax.engine.validation import validate_request, validate_worker
-from helium_jax.errors import HeliumError, RequestError
+from helium_jax.engine.validation import (
+    validate_request,
+    validate_token_ids,
+    validate_worker,
+)
+from helium_jax.errors import CapacityError, HeliumError, InternalError, RequestError
 from helium_jax.types import (
     CacheMap,
     EngineStatistics,
@@ -24,6 +28,8 @@ from helium_jax.types import (
 )
 
 log = logging.getLogger(__name__)
+
+MAX_EMBEDDING = 4096  # texts that wait for their vectors
 
 
 class AsyncEngine:
@@ -42,7 +48,9 @@ class AsyncEngine:
         self._events: asyncio.AbstractEventLoop | None = None
         self._outboxes: dict[str, asyncio.Queue[Outcome]] = {}
         self._info: ModelInfo | None = None
-        self._pool_tokens = 0
+        self._pool_tokens = self._embedding_size = 0
+        self._embedding = asyncio.Lock()
+        self._num_embedding = 0
 
     async def start(self) -> None:
         """Builds and compiles the engine; returns when it is ready to serve.
@@ -52,8 +60,8 @@ class AsyncEngine:
         """
         self._events = asyncio.get_running_loop()
         await asyncio.wrap_future(self._service.start())
-        self._info, self._pool_tokens = await asyncio.wrap_future(
-            self._service.call(lambda loop: (loop.info, loop.pool_tokens))
+        self._info, self._pool_tokens, self._embedding_size = await asyncio.wrap_future(
+            self._service.call(lambda loop: (loop.info, loop.pool_tokens, loop.embedder.size))
         )
 
     async def close(self) -> None:
@@ -135,6 +143,41 @@ class AsyncEngine:
         """What every page holds, taken between two steps; see `types.Generator`."""
         drawn = self._service.call(lambda loop: loop.cache_map(salts))
         return (await asyncio.wrap_future(drawn),)
+
+    @property
+    def embedding_size(self) -> int:
+        """Numbers of a vector; see `types.Embeds`."""
+        return self._embedding_size
+
+    async def embed(self, token_ids: Sequence[int]) -> tuple[float, ...]:
+        """The vector of a text; see `types.Embeds.embed`."""
+        validate_token_ids(token_ids, vocab_size=self.info.vocab_size)
+        if len(token_ids) > self.info.max_model_len:
+            raise RequestError(
+                f"a text of {len(token_ids)} tokens exceeds the context of "
+                f"{self.info.max_model_len}; shorten it",
+                code="context_length_exceeded",
+                param="input",
+            )
+        if self._num_embedding >= MAX_EMBEDDING:
+            raise CapacityError(f"{MAX_EMBEDDING} texts wait for their vectors; try again later")
+        self._num_embedding += 1
+        try:
+            # One at a time: between two of them the loop makes a step.
+            async with self._embedding:
+                embedder = await asyncio.wrap_future(self._service.call(lambda loop: loop.embedder))
+                await asyncio.to_thread(embedder.prepare, len(token_ids))
+                vector = await asyncio.wrap_future(
+                    self._service.call(lambda loop: loop.embedder.embed(token_ids))
+                )
+        except HeliumError:
+            raise
+        except Exception as error:
+            log.exception("a vector failed")
+            raise InternalError(f"the device failed: {error}") from error
+        finally:
+            self._num_embedding -= 1
+        return tuple(vector.tolist())
 
     def statistics(self) -> tuple[EngineStatistics, ...]:
         """As of the last step, with the age of the loop's heartbeat as of now."""

@@ -83,13 +83,16 @@ def _decide(
 
 def _split_running(running: list[Sequence]) -> tuple[list[Row], list[Sequence]]:
     """Rows of the sequences that go on by one token, and the sequences with more to compute, in
-    order of service. A sequence whose last tokens are all in flight is in neither."""
+    order of service. A sequence whose last tokens are all in flight is in neither, and one with a
+    grammar waits until its last token is known: what may follow depends on it."""
     decodes: list[Row] = []
     prompts: list[Sequence] = []
     for sequence in running:
         known = len(sequence.token_ids) + sequence.num_in_flight
         computed = sequence.num_computed
         if known >= sequence.limit:
+            continue
+        if sequence.num_in_flight and sequence.request.grammar is not None:
             continue
         if computed + 1 == known and not sequence.is_warm:
             decodes.append(Row(sequence, computed, 1, True))

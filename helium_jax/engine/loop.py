@@ -18,13 +18,15 @@ from helium_jax.config import ResolvedEngineConfig
 from helium_jax.engine import transitions
 from helium_jax.engine.active import Active, Outcome
 from helium_jax.engine.batcher import decide
+from helium_jax.engine.constraint import start_constraint
 from helium_jax.engine.counters import Counters
+from helium_jax.engine.embedding import Embedder
 from helium_jax.engine.packing import FROM_DEVICE, PackedSequence
 from helium_jax.engine.runner import Runner, StepResult, Ticket
 from helium_jax.engine.sequence import Sequence, SequenceStatus, make_queues, new_sequence
 from helium_jax.engine.step_plan import Row, StepPlan
 from helium_jax.engine.validation import check_room
-from helium_jax.errors import HeliumError, InternalError
+from helium_jax.errors import HeliumError, InternalError, RequestError
 from helium_jax.kvstore.store import Store, make_store
 from helium_jax.types import (
     CacheMap,
@@ -103,16 +105,28 @@ class Loop:
         """Tokens that the whole pool holds."""
         return self._config.num_pages * self._config.page_size
 
+    @property
+    def embedder(self) -> Embedder:
+        """Makes vectors of texts, between two steps."""
+        return self._runner.embedder
+
     def submit(self, request: GenerateRequest) -> None:
         """Queues a request that `validate_request` has accepted.
 
         Raises:
             CapacityError: the queue is full.
+            RequestError: its parameters do not go together, or its grammar leads nowhere.
             InternalError: the request id is in use.
         """
         active = self._enqueue(request, is_warm=False)
         # Packed here too, so that what cannot be packed is refused now and not inside a step.
-        active.pack_row(slot=0, eos_token_ids=self.info.eos_token_ids)
+        try:
+            active.pack_row(slot=0, eos_token_ids=self.info.eos_token_ids)
+        except RequestError:
+            self._leave(active)
+            raise
+        if active.constraint is not None and active.constraint.is_finished:
+            self._finish(active, FinishReason.STOP)
 
     def warm(self, prefix: WarmPrefix, request_id: str) -> Future[WarmReceipt]:
         """Computes a prefix's full blocks unless they are resident, and pins them if asked.
@@ -213,6 +227,9 @@ class Loop:
         if request.request_id in self._active:
             raise InternalError(f"request id {request.request_id!r} is in use")
         check_room(request, self._queues, self._config)
+        constraint = start_constraint(
+            request, vocab_size=self.info.vocab_size, eos_token_ids=self.info.eos_token_ids
+        )
         sequence = new_sequence(
             request,
             arrival=self._num_arrivals,
@@ -223,6 +240,7 @@ class Loop:
         self._num_arrivals += 1
         seed = request.sampling.seed
         active = Active(sequence, self._random.getrandbits(63) if seed is None else seed)
+        active.constraint = constraint
         self._active[request.request_id] = active
         transitions.submit(sequence, self._queues)
         return active
@@ -273,12 +291,14 @@ class Loop:
         token_ids += [FROM_DEVICE] * (num_tokens - len(token_ids))
         assert sequence.slot is not None, "a running sequence has a slot"
         active = self._active[sequence.request.request_id]
+        constraint = active.constraint if samples else None
         return PackedSequence(
             slot=sequence.slot,
             token_ids=token_ids,
             kv_len=end,
             pages=sequence.pages,
             sampling_row=active.row if samples else None,
+            mask=None if constraint is None else constraint.mask,
         )
 
     def _collect(self) -> float:
@@ -312,7 +332,11 @@ class Loop:
         transitions.accept(sequence, token_id, self._store)
         self._counters.num_decode_tokens += 1
         logprobs = result.logprobs_of(index, sequence.request.sampling.logprobs)
-        reason = active.finish_reason(token_id, self.info.eos_token_ids)
+        try:
+            reason = active.take(token_id, self.info.eos_token_ids)
+        except HeliumError as error:
+            self._fail(active, error)
+            return
         if reason is None:
             self._outcomes.append((active.request_id, active.token_event(token_id, logprobs)))
         else:

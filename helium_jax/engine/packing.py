@@ -92,6 +92,8 @@ class PackedSequence:
         kv_len: its tokens after this step.
         pages: its pages, at least ceil(kv_len / page_size).
         sampling_row: its `pack_row` if the step samples its next token, else None.
+        mask: uint32 [ceil(V / 32)], the tokens it may sample by bits; None for all. No part of the
+            packed array: `Runner` uploads masks only when a step has some.
     """
 
     slot: int
@@ -99,6 +101,7 @@ class PackedSequence:
     kv_len: int
     pages: Series[int]
     sampling_row: np.ndarray | None
+    mask: np.ndarray | None = None
 
 
 def step_layout(

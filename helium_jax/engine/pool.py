@@ -94,6 +94,19 @@ class EnginePool:
             pin_id = pin_id * len(self._engines) + worker
         return dataclasses.replace(receipt, pin_id=pin_id, worker=worker)
 
+    @property
+    def embedding_size(self) -> int:
+        """Numbers of a vector; see `types.Embeds`."""
+        return self._engines[0].embedding_size
+
+    async def embed(self, token_ids: Sequence[int]) -> tuple[float, ...]:
+        """The vector of a text, from the least loaded worker; see `types.Embeds.embed`."""
+        worker = self._place(None)
+        try:
+            return await self._engines[worker].embed(token_ids)
+        except HeliumError as error:
+            raise self._explain(worker, error) from error
+
     async def unpin(self, pin_id: int) -> None:
         """Gives a pin back; an unknown id raises RequestError. Those of a dead worker are gone."""
         own_id, worker = divmod(pin_id, len(self._engines))

@@ -14,6 +14,7 @@ from jax.stages import Compiled, Lowered
 
 from helium_jax.config import ResolvedEngineConfig
 from helium_jax.engine.attention_choice import choose_attention
+from helium_jax.engine.embedding import Embedder
 from helium_jax.engine.packing import PackedSequence, StepLayout, pack_step, step_layout
 from helium_jax.engine.sampling import Sampled
 from helium_jax.engine.sampling_rows import Variant, num_ints
@@ -24,7 +25,7 @@ from helium_jax.engine.sampling_state import (
     needs_slot,
     set_slot,
 )
-from helium_jax.engine.step import resample, run_step
+from helium_jax.engine.step import mask_logits, resample, run_step
 from helium_jax.errors import RequestError
 from helium_jax.kernels.attention import ORDERS
 from helium_jax.kernels.pages import KVPages, allocate_pages
@@ -40,8 +41,9 @@ Progress = Callable[[int, int, str], None]
 # XLA compiles one program on one core, and what a machine of two cores gains is measured (2x).
 NUM_COMPILE_THREADS = 4
 
-# A step is known by its layout, a resampling by its number of rows and its variant.
-_Program = StepLayout | tuple[int, Variant]
+# A step is known by its layout, a resampling by its number of rows and its variant, masking by its
+# number of rows.
+_Program = StepLayout | tuple[int, Variant] | int
 _RESAMPLED = (Variant.FULL, Variant.RANDOM)
 
 
@@ -103,6 +105,9 @@ class Runner:
         model: the model's configuration.
         config: buckets, pool and modes.
 
+    Attributes:
+        embedder: makes vectors of texts with the same weights.
+
     Raises:
         RequestError: the implementation of attention that was asked for fails its self-check.
     """
@@ -137,9 +142,13 @@ class Runner:
             donate_argnames=("pages", "state"),
         )
         self._resample = jax.jit(resample, static_argnames="variant", donate_argnames="state")
+        self._mask_logits = jax.jit(mask_logits)
         self._programs: dict[_Program, Compiled] = {}
         self._num_compiles_after_warmup = 0
         self._pages, self._state = self._allocate()
+        self.embedder = Embedder(
+            params, model, max_tokens=config.max_model_len, device=self._device
+        )
 
     def replica(self) -> "Runner":
         """A runner with pages and buffers of its own that shares weights and programs with this
@@ -159,6 +168,7 @@ class Runner:
         wanted: list[_Program] = [*reversed(self._layouts)]
         sizes = {layout.num_seqs for layout in self._layouts}
         wanted += [(size, variant) for variant in _RESAMPLED for size in sorted(sizes)]
+        wanted += sorted(sizes)
         with ThreadPoolExecutor(NUM_COMPILE_THREADS) as threads:
             compiling = {threads.submit(self._compile, key): key for key in wanted}
             for count, done in enumerate(as_completed(compiling)):
@@ -190,9 +200,14 @@ class Runner:
         self._pages, self._state, sampled, logits = self._program(layout)(
             self._params, self._pages, self._state, packed
         )
+        masked = logits
+        masks = [sequence.mask for sequence in sequences if sequence.sampling_row is not None]
+        if any(mask is not None for mask in masks):
+            masked = self._program(layout.num_seqs)(logits, self._stack_masks(layout, masks))
+            needed = max(needed, Variant.RANDOM)  # the least that chooses again
         if needed is not Variant.GREEDY:
             self._state, sampled = self._program((layout.num_seqs, needed))(
-                logits, self._state, packed[layout.sampling_part]
+                masked, logits, self._state, packed[layout.sampling_part]
             )
         return Ticket(
             sampled=sampled,
@@ -219,6 +234,15 @@ class Runner:
             top_logprobs=np.asarray(sampled.top_logprobs)[rows],
         )
 
+    def _stack_masks(self, layout: StepLayout, masks: Sequence[np.ndarray | None]) -> np.ndarray:
+        """uint32 [S, ceil(V / 32)]: everything allowed in rows without a mask and of padding."""
+        num_words = -(-self._model.vocab_size // 32)
+        stacked = np.full((layout.num_seqs, num_words), 0xFFFF_FFFF, np.uint32)
+        for index, mask in enumerate(masks):
+            if mask is not None:
+                stacked[index] = mask
+        return stacked
+
     def fill_slot(self, slot: int, sampling: SamplingParams, token_ids: Sequence[int]) -> None:
         """Puts into an admitted sequence's slot what its sampling needs beyond the step's tokens.
 
@@ -239,7 +263,7 @@ class Runner:
 
     def close(self) -> None:
         """Lets go of the device memory; the runner cannot run afterwards."""
-        del self._pages, self._state, self._params
+        del self._pages, self._state, self._params, self.embedder
 
     def _program(self, key: _Program) -> Compiled:
         program = self._programs.get(key)
@@ -256,10 +280,14 @@ class Runner:
         if isinstance(key, StepLayout):
             packed = jax.ShapeDtypeStruct((key.num_ints,), np.int32)
             return self._step.lower(self._params, self._pages, self._state, packed, layout=key)
-        num_rows, variant = key
+        num_rows, variant = (key, None) if isinstance(key, int) else key
         logits = jax.ShapeDtypeStruct((num_rows, self._model.vocab_size), np.float32)
+        if variant is None:
+            num_words = -(-self._model.vocab_size // 32)
+            masks = jax.ShapeDtypeStruct((num_rows, num_words), np.uint32)
+            return self._mask_logits.lower(logits, masks)
         packed = jax.ShapeDtypeStruct((num_ints(num_rows),), np.int32)
-        return self._resample.lower(logits, self._state, packed, variant=variant)
+        return self._resample.lower(logits, logits, self._state, packed, variant=variant)
 
     def _allocate(self) -> tuple[KVPages, SamplingState]:
         with jax.default_device(self._device):
@@ -279,5 +307,7 @@ class Runner:
 def _name(key: _Program) -> str:
     if isinstance(key, StepLayout):
         return f"step of {key.num_tokens} tokens"
+    if isinstance(key, int):
+        return f"masking of {key} rows"
     num_rows, variant = key
     return f"{variant.name.lower()} sampling of {num_rows} rows"

@@ -47,21 +47,24 @@ def sample(
     state: SamplingState,
     *,
     variant: Variant,
+    unmasked: Float32[Array, "S V"] | None = None,
 ) -> Sampled:
     """Samples one token per row; see SamplingParams for what each parameter means.
 
-    The order is: logit bias, penalties, held-back stop ids, greedy choice or temperature, top-k,
-    top-p, min-p. A random row draws by the inverse of its distribution function at one uniform
-    number made from its seed and position alone, so its token does not depend on its neighbours,
-    its place in the batch, or the step.
+    The order is: a grammar's mask, logit bias, penalties, held-back stop ids, greedy choice or
+    temperature, top-k, top-p, min-p. A random row draws by the inverse of its distribution function
+    at one uniform number made from its seed and position alone, so its token does not depend on its
+    neighbours, its place in the batch, or the step.
 
     Args:
-        logits: unmodified.
+        logits: -inf where a grammar's mask makes a token impossible, else unmodified.
         rows: one per row of logits; rows of padding are greedy.
         state: token histories and biases; read by `Variant.FULL` alone.
         variant: at least what every row needs; static.
+        unmasked: the unmodified logits, which log-probabilities are of; None: `logits` are.
     """
-    return (_sample_greedy, _sample_random, _sample_full)[variant](logits, rows, state)
+    choose = (_sample_greedy, _sample_random, _sample_full)[variant]
+    return choose(logits, logits if unmasked is None else unmasked, rows, state)
 
 
 def draw_uniform(rows: SamplingRows) -> Float32[Array, "S"]:
@@ -78,14 +81,20 @@ def draw_uniform(rows: SamplingRows) -> Float32[Array, "S"]:
 
 
 def _sample_greedy(
-    logits: Float32[Array, "S V"], rows: SamplingRows, state: SamplingState
+    logits: Float32[Array, "S V"],
+    unmasked: Float32[Array, "S V"],
+    rows: SamplingRows,
+    state: SamplingState,
 ) -> Sampled:
     maximum, token_ids = _argmax(_to_blocks(logits))
-    return _without_logprobs(token_ids, _is_usable(logits, maximum))
+    return _without_logprobs(token_ids, _is_usable(unmasked, maximum))
 
 
 def _sample_random(
-    logits: Float32[Array, "S V"], rows: SamplingRows, state: SamplingState
+    logits: Float32[Array, "S V"],
+    unmasked: Float32[Array, "S V"],
+    rows: SamplingRows,
+    state: SamplingState,
 ) -> Sampled:
     blocks = _to_blocks(logits)
     maximum, greedy_ids = _argmax(blocks)
@@ -95,11 +104,14 @@ def _sample_random(
 
     random_ids = _draw(blocks, weigh, draw_uniform(rows))
     token_ids = jnp.where(rows.temperature > 0.0, random_ids, greedy_ids)
-    return _without_logprobs(token_ids, _is_usable(logits, maximum))
+    return _without_logprobs(token_ids, _is_usable(unmasked, maximum))
 
 
 def _sample_full(
-    logits: Float32[Array, "S V"], rows: SamplingRows, state: SamplingState
+    logits: Float32[Array, "S V"],
+    unmasked: Float32[Array, "S V"],
+    rows: SamplingRows,
+    state: SamplingState,
 ) -> Sampled:
     has_bias, has_penalties = rows.num_bias > 0, _has_penalties(rows)
     is_short = rows.num_generated < rows.min_tokens
@@ -136,11 +148,11 @@ def _sample_full(
 
     is_random = rows.temperature > 0.0
     random_ids = jax.lax.cond(jnp.any(is_random), draw_random, lambda: greedy_ids)
-    ok = _is_usable(logits, maximum)
+    ok = _is_usable(unmasked, maximum)
     token_ids = jnp.where(ok, jnp.where(is_random, random_ids, greedy_ids), 0)
     return jax.lax.cond(
         jnp.any(rows.wants_logprob),
-        lambda: _with_logprobs(logits, rows, token_ids, ok),
+        lambda: _with_logprobs(unmasked, rows, token_ids, ok),
         lambda: _without_logprobs(token_ids, ok),
     )
 

@@ -63,29 +63,55 @@ def run_step(
         params, config, ids, positions, _attend_to_pages(batch, attention), pages
     )
     logits = compute_logits(params, config, hidden[step.rows])  # [S, V]
-    state, sampled = _sample(logits, step.sampling, state, Variant.GREEDY)
+    state, sampled = _sample(logits, logits, step.sampling, state, Variant.GREEDY)
     return pages, state, sampled, logits
 
 
+def mask_logits(logits: jax.Array, masks: jax.Array) -> jax.Array:
+    """Makes tokens impossible: [S, V] logits that are -inf where a row's mask has no bit.
+
+    A program of its own, because few steps need it and it compiles in no time.
+
+    Args:
+        logits: [S, V], from `run_step`.
+        masks: uint32 [S, ceil(V / 32)]; token i is bit i % 32 of word i // 32.
+    """
+    num_rows, vocab_size = logits.shape
+    bits = masks[:, :, None] >> jnp.arange(32, dtype=jnp.uint32)[None, None, :]  # [S, words, 32]
+    is_allowed = (bits & 1).reshape(num_rows, -1)[:, :vocab_size] != 0
+    return jnp.where(is_allowed, logits, -jnp.inf)
+
+
 def resample(
-    logits: jax.Array, state: SamplingState, packed: jax.Array, *, variant: Variant
+    logits: jax.Array,
+    unmasked: jax.Array,
+    state: SamplingState,
+    packed: jax.Array,
+    *,
+    variant: Variant,
 ) -> tuple[SamplingState, Sampled]:
     """Chooses a step's tokens again, as its rows ask; to be jitted with `state` donated.
 
     Args:
-        logits: [S, V], from `run_step`.
+        logits: [S, V], from `run_step` or `mask_logits`.
+        unmasked: [S, V], from `run_step`; the same array when nothing was masked.
         state: as `run_step` left it.
         packed: int32 [num_ints(S)], the sampling part of the packed step.
         variant: at least what every row needs.
     """
-    return _sample(logits, unpack_sampling(packed, logits.shape[0]), state, variant)
+    rows = unpack_sampling(packed, logits.shape[0])
+    return _sample(logits, unmasked, rows, state, variant)
 
 
 def _sample(
-    logits: jax.Array, rows: SamplingRows, state: SamplingState, variant: Variant
+    logits: jax.Array,
+    unmasked: jax.Array,
+    rows: SamplingRows,
+    state: SamplingState,
+    variant: Variant,
 ) -> tuple[SamplingState, Sampled]:
     with jax.named_scope("sample"):
-        sampled = sample(logits, rows, state, variant=variant)
+        sampled = sample(logits, rows, state, variant=variant, unmasked=unmasked)
         return state.with_tokens(rows.slot, rows.position, sampled.token_ids), sampled
 
 

@@ -1,6 +1,7 @@
 """What a request must be before any work is done for it."""
 
 import math
+from collections.abc import Sequence
 
 from helium_jax.config import ResolvedEngineConfig
 from helium_jax.engine.sequence import Queues
@@ -10,6 +11,22 @@ from helium_jax.types import GenerateRequest, ModelInfo, SamplingParams
 MAX_LOGPROBS = 20
 MAX_LOGIT_BIAS = 300
 MAX_STOP_TOKEN_IDS = 16
+
+
+def validate_token_ids(ids: Sequence[int], *, vocab_size: int) -> None:
+    """Refuses no ids at all, and ids that are no tokens.
+
+    Raises:
+        RequestError: names the first one that is wrong.
+    """
+    if not ids:
+        raise RequestError("the prompt is empty; it needs at least one token", param="prompt")
+    for index, token_id in enumerate(ids):
+        if type(token_id) is not int or not 0 <= token_id < vocab_size:
+            raise RequestError(
+                f"token id {token_id!r} at position {index} is not in [0, {vocab_size})",
+                param=f"prompt[{index}]",
+            )
 
 
 def validate_request(request: GenerateRequest, info: ModelInfo, *, pool_tokens: int) -> None:
@@ -26,14 +43,7 @@ def validate_request(request: GenerateRequest, info: ModelInfo, *, pool_tokens: 
     vocab_size, max_model_len = info.vocab_size, info.max_model_len
     validate_worker(request.worker, info)
     ids = request.token_ids
-    if not ids:
-        raise RequestError("the prompt is empty; it needs at least one token", param="prompt")
-    for index, token_id in enumerate(ids):
-        if type(token_id) is not int or not 0 <= token_id < vocab_size:
-            raise RequestError(
-                f"token id {token_id!r} at position {index} is not in [0, {vocab_size})",
-                param=f"prompt[{index}]",
-            )
+    validate_token_ids(ids, vocab_size=vocab_size)
     if len(ids) >= max_model_len:
         raise RequestError(
             f"the prompt has {len(ids)} tokens, which leaves no room to generate in the context "
