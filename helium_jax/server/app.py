@@ -10,6 +10,7 @@ from aiohttp import web
 from helium_jax.executor.journal import Journal
 from helium_jax.runtime import open_session
 from helium_jax.server import health
+from helium_jax.server.cache_map import MAPS, Maps
 from helium_jax.server.config import ServerConfig
 from helium_jax.server.lifecycle import ServerState
 from helium_jax.server.middleware import answer_every_request
@@ -26,6 +27,7 @@ from helium_jax.server.state import (
     WAITING_ROOM,
     Runtime,
 )
+from helium_jax.server.viewer import add_viewer
 from helium_jax.server.waiting_room import WaitingRoom
 from helium_jax.telemetry.metrics import Metrics
 
@@ -48,6 +50,7 @@ def make_app(
     app[STATE] = ServerState()
     app[WAITING_ROOM] = WaitingRoom(config.limits)
     app[CLOCK] = clock
+    app[MAPS] = Maps()
     app[STARTED_UNIX] = int(time.time())
     metrics = app[METRICS] = Metrics(model_name=runtime.generator.info.name)
     metrics.add_source(lambda: health.read_engines(runtime.generator))
@@ -73,6 +76,7 @@ def make_app(
             app.router.add_route(
                 method, route.operation.path, route.handler, expect_handler=_expect
             )
+    add_viewer(app)
     return app
 
 

@@ -31,6 +31,7 @@ class KeptRun(msgspec.Struct, kw_only=True, frozen=True):
         cache_salt: with whom answers are shared.
         priority: lower is sooner.
         weight: of its share of the engine.
+        stream_deltas: its events tell answers as they grow.
         model_version: of the model that answered.
         promise_key: the Idempotency-Key, if it had one.
         digest: of the body that came with it.
@@ -49,6 +50,7 @@ class KeptRun(msgspec.Struct, kw_only=True, frozen=True):
     priority: int
     weight: float
     model_version: str
+    stream_deltas: bool = False
     promise_key: str | None = None
     digest: bytes = b""
 
@@ -71,6 +73,7 @@ def pack_run(record: RunRecord, promise_key: str | None, digest: bytes) -> bytes
             cache_salt=options.cache_salt,
             priority=options.priority,
             weight=options.weight,
+            stream_deltas=job.tells_deltas,
             model_version=record.model_version,
             promise_key=promise_key,
             digest=digest,
@@ -137,5 +140,6 @@ def _unpack_run(data: bytes, plans: PlanShelf) -> tuple[KeptRun, PlanJob]:
             priority=kept.priority,
             weight=kept.weight,
         ),
+        tells_deltas=kept.stream_deltas,
     )
     return kept, job

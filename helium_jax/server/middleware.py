@@ -24,11 +24,12 @@ from helium_jax.server.errors import (
 from helium_jax.server.listener import new_request_id
 from helium_jax.server.messages_errors import is_messages_path, messages_envelope
 from helium_jax.server.state import CLOCK, CONFIG, IS_ADMIN, METRICS, REQUEST_ID, STATE, TENANT
+from helium_jax.server.viewer import VIEWER_PATHS
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-OPEN_PATHS = frozenset({"/health/live", "/version"})
+OPEN_PATHS = frozenset({"/health/live", "/version"}) | VIEWER_PATHS
 _GOOD_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 

@@ -56,13 +56,15 @@ class RunBody(PlanFields, kw_only=True, frozen=True):
     `priority`: lower is sooner, in the queue of runs and at the engine. `weight`: of the run's
     share of the engine. `stream`: the answer is the run's events. `background`: the answer comes
     at once, with the id. Else the answer comes with the outputs. `on_disconnect`: what becomes of
-    the run when the client goes before its end; "cancel" unless said otherwise.
+    the run when the client goes before its end; "cancel" unless said otherwise. `stream_deltas`:
+    the run's events tell answers as they grow, in op.delta.
     """
 
     priority: Int32 | None = None
     weight: Annotated[float, Meta(ge=0.01, le=100)] | None = None
     limits: RunLimitsBody | None = None
     stream: bool | None = None
+    stream_deltas: bool | None = None
     background: bool | None = None
     on_disconnect: Literal["cancel", "continue"] | None = None
 

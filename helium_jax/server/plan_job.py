@@ -20,6 +20,7 @@ class PlanJob:
         num_rows: of the batch; a plan without inputs may have rows that were not given.
         params: values of the parameters.
         options: how it runs.
+        tells_deltas: its events tell answers as they grow.
     """
 
     known: KnownPlan
@@ -28,3 +29,4 @@ class PlanJob:
     num_rows: int
     params: Mapping[str, Value]
     options: RunOptions
+    tells_deltas: bool = False

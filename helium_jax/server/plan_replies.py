@@ -145,8 +145,10 @@ class RunList(Struct, kw_only=True, frozen=True):
 class RunEventReply(Struct, kw_only=True, frozen=True):
     """One event of a run's stream; its other fields depend on its type.
 
-    Types: run.created, run.planned, op.started, op.progress, op.row, op.completed, row.completed,
-    run.completed. `id` is what Last-Event-ID takes: a part of the events, and the number in it.
+    Types: run.created, run.planned, op.started, op.progress, op.delta (on request), op.row,
+    op.completed, row.completed, cache.evicted, run.completed. The texts of op.delta from the last
+    one with `offset` 0 on spell the value. `id` is what Last-Event-ID takes: a part of the events,
+    and the number in it.
     """
 
     id: str

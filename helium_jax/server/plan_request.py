@@ -137,6 +137,7 @@ async def make_job(
             priority=(body.priority or 0) if is_run else 0,
             weight=(body.weight or 1.0) if is_run else 1.0,
         ),
+        tells_deltas=is_run and bool(body.stream_deltas),
     )
 
 

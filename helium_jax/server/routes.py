@@ -7,7 +7,19 @@ from types import UnionType
 from aiohttp import web
 from msgspec import Struct
 
-from helium_jax.server import cache, health, messages, models, openai, plans, run_stream, runs
+from helium_jax.server import (
+    cache,
+    cache_map,
+    health,
+    messages,
+    models,
+    openai,
+    plans,
+    run_prompts,
+    run_stream,
+    run_views,
+    runs,
+)
 from helium_jax.server.bodies import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 from helium_jax.server.messages_bodies import CountTokensBody, MessagesBody
 from helium_jax.server.messages_replies import (
@@ -47,6 +59,13 @@ from helium_jax.server.replies import (
     ModelCard,
     ModelList,
     TokenizeReply,
+)
+from helium_jax.server.view_replies import (
+    CacheMapReply,
+    PlanGraphReply,
+    PromptList,
+    PromptReply,
+    TimelineReply,
 )
 
 VERSION = version("helium-jax")
@@ -188,8 +207,32 @@ ROUTES = (
         streams=RunEventReply,
     ),
     _get("/v1/runs/{run_id}/outputs", "Finished rows as JSON lines", runs.get_outputs),
-    _get("/v1/runs/{run_id}/explain", "EXPLAIN, and ANALYZE, of a run", runs.get_explain),
-    _get("/v1/runs/{run_id}/timeline.svg", "Calls over time", runs.get_timeline),
+    _get("/v1/runs/{run_id}/explain", "EXPLAIN, and ANALYZE, of a run", run_views.get_explain),
+    _get(
+        "/v1/runs/{run_id}/graph",
+        "A run's plan as a graph",
+        run_views.get_graph,
+        reply=PlanGraphReply,
+    ),
+    _get(
+        "/v1/runs/{run_id}/timeline",
+        "Calls over time",
+        run_views.get_calls,
+        reply=TimelineReply,
+    ),
+    _get("/v1/runs/{run_id}/timeline.svg", "Calls over time, drawn", run_views.get_timeline),
+    _get(
+        "/v1/runs/{run_id}/prompts",
+        "Calls whose prompts can be read",
+        run_prompts.get_prompts,
+        reply=PromptList,
+    ),
+    _get(
+        "/v1/runs/{run_id}/prompt",
+        "A call's prompt and what of it is shared",
+        run_prompts.get_prompt,
+        reply=PromptReply,
+    ),
     _post(
         "/v1/runs/{run_id}/cancel",
         "Cancel a run",
@@ -208,6 +251,9 @@ ROUTES = (
         handler=runs.post_resume,
     ),
     _get("/v1/cache", "What is cached", cache.get_cache, reply=CacheReply),
+    _get(
+        "/v1/cache/map", "Pages and prefixes of the KV", cache_map.get_map, reply=CacheMapReply
+    ),
     _post("/v1/cache/warm", "Compute KV ahead", cache.post_warm, body=WarmBody, reply=WarmReply),
     _get("/v1/cache/pins", "Pins", cache.get_pins, reply=PinList),
     _delete("/v1/cache/pins/{pin_id}", "Give a pin back", cache.delete_pin),

@@ -5,31 +5,42 @@ from dataclasses import replace
 
 from helium_jax.executor import Prepared, RunEvent, RunResult, Session
 from helium_jax.executor.as_ready import AsReady
-from helium_jax.executor.events import Progress, RowCompleted, RunCompleted
+from helium_jax.executor.events import RowCompleted, RunCompleted
+from helium_jax.executor.watch import RunWatch
 from helium_jax.optimizer import Profile
 from helium_jax.server.plan_replies import RunFailure
-from helium_jax.server.run_events import ProgressFilter
+from helium_jax.server.run_events import EvictionWatch, ProgressFilter, Told
 from helium_jax.server.run_record import RunRecord
 from helium_jax.server.run_rest import Rest
 
-Tell = Callable[[RunRecord, Progress, float], None]
+Tell = Callable[[RunRecord, Told, float], None]
 
 
 async def attempt_run(
-    session: Session, record: RunRecord, rest: Rest, *, profile: Profile, tell: Tell
+    session: Session,
+    record: RunRecord,
+    rest: Rest,
+    *,
+    profile: Profile,
+    tell: Tell,
+    prompts_bytes: int,
 ) -> RunResult:
     """Runs what is left; the end of the run is left to the caller.
 
     Args:
         session: runs it.
-        record: gains its stages and its result.
+        record: gains its stages and its result, and can be watched meanwhile.
         rest: rows that are not finished.
         profile: what earlier runs of the plan have shown.
         tell: called with the record, each event and its milliseconds since the start; a row that
             was not told while the run went on is told at its end.
+        prompts_bytes: of prompts that can be looked at.
     """
     job = record.job
     passing = ProgressFilter()
+    evictions = EvictionWatch(session.generator.statistics)
+    record.watch = RunWatch(max_bytes=prompts_bytes)
+    record.places = rest.places
 
     def on_prepared(prepared: Prepared) -> None:
         # Without the dispatcher, whose books nobody reads once the run is over.
@@ -42,8 +53,10 @@ async def attempt_run(
     def on_event(event: RunEvent) -> None:
         if isinstance(event.progress, RunCompleted):
             return  # the end is told with the rows
-        if passing.passes(event.progress, event.t_ms):
-            tell(record, rest.locate(event.progress), event.t_ms)
+        for evicted in evictions.look(event.t_ms):
+            tell(record, evicted, event.t_ms)
+        for progress in passing.pass_on(event.progress, event.t_ms):
+            tell(record, rest.locate(progress), event.t_ms)
 
     result = await session.run(
         rest.plan,
@@ -56,7 +69,11 @@ async def attempt_run(
         profile=profile,
         on_prepared=on_prepared,
         tells_rows=True,
+        tells_deltas=job.tells_deltas,
+        watch=record.watch,
     )
+    for evicted in evictions.look(result.statistics.seconds * 1e3, is_last=True):
+        tell(record, evicted, result.statistics.seconds * 1e3)
     waiting = {held.row for held in record.held if held.row is not None}
     for row in result.rows:
         place = rest.places[row.row]

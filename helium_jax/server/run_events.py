@@ -2,14 +2,16 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import msgspec
 
 from helium_jax.errors import RequestError
 from helium_jax.executor.events import (
     OpCompleted,
+    OpDelta,
     OpProgress,
     OpRow,
     OpStarted,
@@ -19,8 +21,11 @@ from helium_jax.executor.events import (
 from helium_jax.executor.result import OperatorStatistics, RowError, RowResult
 from helium_jax.server.errors import GoneError
 from helium_jax.server.plan_replies import RowErrorReply, RowReply
+from helium_jax.types import EngineStatistics
 
 PROGRESS_INTERVAL_MS = 200.0  # between two op.progress of one operator
+DELTA_INTERVAL_MS = 50.0  # between two op.delta of one value
+EVICTION_INTERVAL_MS = 200.0  # between two looks at the KV stores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,45 +144,130 @@ def parse_event_id(source: str | None) -> tuple[int, int] | None:
     return int(part), int(number)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheEvicted:
+    """Pages that a worker's KV store took from its prefixes, for whichever request.
+
+    Attributes:
+        worker: whose.
+        pages: since the last such event, or the run's start.
+        needed_tokens: computed since then although they had been in the store once.
+    """
+
+    type: ClassVar[str] = "cache.evicted"
+    worker: int
+    pages: int
+    needed_tokens: int
+
+
+Told = Progress | CacheEvicted
+Place = tuple[str, int, tuple[int, ...]]
+
+
 class ProgressFilter:
-    """Lets an operator's op.progress through only so often: they come with every token."""
+    """Thins what comes with every token: op.progress by leaving out, op.delta by joining."""
 
     def __init__(self) -> None:
         self._last: dict[str, float] = {}
+        self._told: dict[Place, float] = {}
+        self._held: dict[Place, OpDelta] = {}
 
-    def passes(self, progress: Progress, t_ms: float) -> bool:
-        """Whether an event of this moment is worth telling."""
-        if not isinstance(progress, OpProgress):
-            return True
-        name = progress.statistics.operator
-        if t_ms - self._last.get(name, -PROGRESS_INTERVAL_MS) < PROGRESS_INTERVAL_MS:
-            return False
-        self._last[name] = t_ms
-        return True
+    def pass_on(self, progress: Progress, t_ms: float) -> list[Progress]:
+        """What is worth telling at this moment, in order."""
+        match progress:
+            case OpProgress(statistics=statistics):
+                name = statistics.operator
+                if t_ms - self._last.get(name, -PROGRESS_INTERVAL_MS) < PROGRESS_INTERVAL_MS:
+                    return []
+                self._last[name] = t_ms
+                return [progress]
+            case OpDelta():
+                return self._pass_delta(progress, t_ms)
+            case OpRow():
+                place = _place(progress)
+                self._told.pop(place, None)
+                held = self._held.pop(place, None)
+                return [progress] if held is None else [held, progress]
+            case _:
+                return [progress]
+
+    def _pass_delta(self, delta: OpDelta, t_ms: float) -> list[Progress]:
+        place = _place(delta)
+        held = self._held.pop(place, None)
+        if held is not None and delta.offset:
+            delta = replace(held, text=held.text + delta.text)
+        if t_ms - self._told.get(place, -DELTA_INTERVAL_MS) < DELTA_INTERVAL_MS:
+            self._held[place] = delta
+            return []
+        self._told[place] = t_ms
+        return [delta]
 
 
-def describe_progress(progress: Progress) -> dict[str, object]:
+def _place(progress: OpDelta | OpRow) -> Place:
+    return progress.operator, progress.row, progress.index
+
+
+class EvictionWatch:
+    """Notices what the KV stores evict while a run goes on."""
+
+    def __init__(self, statistics: Callable[[], tuple[EngineStatistics, ...]]) -> None:
+        self._statistics = statistics
+        self._seen = [_evictions(worker) for worker in statistics()]
+        self._looked = 0.0
+
+    def look(self, t_ms: float, *, is_last: bool = False) -> list[CacheEvicted]:
+        """What was evicted since the last look, unless that was a moment ago."""
+        if t_ms - self._looked < EVICTION_INTERVAL_MS and not is_last:
+            return []
+        self._looked = t_ms
+        found = []
+        for worker, now in enumerate(map(_evictions, self._statistics())):
+            pages, needed = now[0] - self._seen[worker][0], now[1] - self._seen[worker][1]
+            if pages > 0:
+                self._seen[worker] = now
+                found.append(CacheEvicted(worker=worker, pages=pages, needed_tokens=needed))
+        return found
+
+
+def _evictions(worker: EngineStatistics) -> tuple[int, int]:
+    return worker.cache.evicted_pages, worker.cache.evicted_then_needed_tokens
+
+
+def describe_progress(progress: Told) -> dict[str, object]:
     """The fields of a run's event besides those that every event has."""
     match progress:
         case OpStarted(operator=operator, num_rows=num_rows):
             return {"operator": operator, "rows": num_rows}
         case OpProgress(statistics=statistics) | OpCompleted(statistics=statistics):
             return _describe_statistics(statistics)
-        case OpRow():
-            fields: dict[str, object] = {
-                "operator": progress.operator,
-                "row": progress.row,
-                "from": progress.source,
+        case OpDelta():
+            return {
+                **_describe_place(progress),
+                "offset": progress.offset,
+                "text": progress.text,
             }
-            if progress.index:
-                fields["index"] = progress.index
+        case OpRow():
+            fields = {**_describe_place(progress), "from": progress.source}
             if progress.error is not None:
                 fields["error"] = describe_error(progress.error)
             return fields
         case RowCompleted(result=result):
             return msgspec.to_builtins(describe_row(result))
+        case CacheEvicted():
+            return {
+                "worker": progress.worker,
+                "pages": progress.pages,
+                "needed_tokens": progress.needed_tokens,
+            }
         case _:
             return {}
+
+
+def _describe_place(progress: OpDelta | OpRow) -> dict[str, object]:
+    fields: dict[str, object] = {"operator": progress.operator, "row": progress.row}
+    if progress.index:
+        fields["index"] = progress.index
+    return fields
 
 
 def describe_row(result: RowResult) -> RowReply:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import msgspec
 
-from helium_jax.executor.events import Progress, RowCompleted
+from helium_jax.executor.events import RowCompleted
 from helium_jax.executor.journal import Journal
 from helium_jax.server.kept_run import pack_run
-from helium_jax.server.run_events import describe_progress, describe_row
+from helium_jax.server.run_events import Told, describe_progress, describe_row
 from helium_jax.server.run_record import HeldEvent, RunRecord, State
 
 
@@ -43,7 +43,7 @@ class RunKeeper:
         request = pack_run(record, promise_key, digest)
         journal.begin(record.id, request, on_done=_later(self._note_kept, record, journal))
 
-    def tell(self, record: RunRecord, progress: Progress, t_ms: float) -> None:
+    def tell(self, record: RunRecord, progress: Told, t_ms: float) -> None:
         """Publishes an event, in its turn."""
 
         def publish() -> None:

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET
 
 from helium_jax.executor import Prepared, RunControl, RunResult
+from helium_jax.executor.watch import RunWatch
 from helium_jax.server.plan_job import PlanJob
 from helium_jax.server.plan_replies import (
     RowCounts,
@@ -72,6 +73,8 @@ class RunRecord:
         kept: set once the journal has the request, or will not have it.
         model_version: of the model that answers.
         held: events that wait for the journal.
+        watch: the calls and prompts of the last attempt; None before it and after a restart.
+        places: of the rows of that attempt, their places in the batch.
     """
 
     id: str
@@ -95,6 +98,8 @@ class RunRecord:
     kept: asyncio.Event = field(default_factory=asyncio.Event)
     model_version: str = ""
     held: deque[HeldEvent] = field(default_factory=deque)
+    watch: RunWatch | None = None
+    places: tuple[int, ...] = ()
 
     @property
     def is_final(self) -> bool:
@@ -105,7 +110,8 @@ class RunRecord:
     def num_bytes(self) -> int:
         """Roughly what keeping it costs; inputs count as much again for their columns."""
         inputs = sum(len(str(value)) for row in self.job.rows for value in row.values())
-        return 2 * inputs + self.rows_bytes + self.events.num_bytes + 4096
+        prompts = 0 if self.watch is None else self.watch.num_bytes
+        return 2 * inputs + self.rows_bytes + self.events.num_bytes + prompts + 4096
 
     def put_row(self, row: RowReply) -> None:
         """Keeps a finished row; one that is there already stays."""

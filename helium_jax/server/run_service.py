@@ -264,7 +264,12 @@ class RunService:
             return "completed"  # it was interrupted between its last row and its end
         profile = await self.profile_of(record.tenant, record.job.known)
         result = await attempt_run(
-            self.session, record, rest, profile=profile, tell=self._keeper.tell
+            self.session,
+            record,
+            rest,
+            profile=profile,
+            tell=self._keeper.tell,
+            prompts_bytes=self._limits.run_prompts_bytes,
         )
         record.job.known.add(result)
         count_result(self._metrics, record.job.plan, result)

@@ -12,9 +12,18 @@ from helium_jax.server.sse import EventStream
 from helium_jax.server.state import CONFIG, RUNS, STATE, TENANT
 
 
+def find_run(request: web.Request) -> RunRecord:
+    """The asking key's run that the path names.
+
+    Raises:
+        NotFoundError: this key has none of that id.
+    """
+    return request.app[RUNS].shelf.get(request[TENANT], request.match_info["run_id"])
+
+
 async def get_events(request: web.Request) -> web.StreamResponse:
     """Every event of a run from its beginning, or from where a client had stopped reading."""
-    record = request.app[RUNS].shelf.get(request[TENANT], request.match_info["run_id"])
+    record = find_run(request)
     place = parse_event_id(request.headers.get("Last-Event-ID"))
     if record.is_final and place is not None and not record.events.after(place):
         return web.Response(status=204)  # tells an EventSource not to come again

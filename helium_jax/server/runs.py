@@ -8,19 +8,17 @@ import msgspec
 from aiohttp import web
 
 from helium_jax.errors import RequestError
-from helium_jax.executor.policy import dispatch_setting
-from helium_jax.explain import Report, draw_timeline, explain_plan, make_report
 from helium_jax.server.admission import working
 from helium_jax.server.config import Limits
 from helium_jax.server.errors import ConflictError
 from helium_jax.server.plan_bodies import CancelBody, RunBody
 from helium_jax.server.plan_replies import DeletedReply, RunList
 from helium_jax.server.plan_request import check_plan_fields, make_job
-from helium_jax.server.plans import FORMATS, json_response, report_response
+from helium_jax.server.plans import json_response
 from helium_jax.server.reading import Findings
 from helium_jax.server.receive import finish_reading, parse_body, receive_object
 from helium_jax.server.run_record import RunRecord
-from helium_jax.server.run_stream import send_events
+from helium_jax.server.run_stream import find_run, send_events
 from helium_jax.server.state import CONFIG, REQUEST_ID, RUNS, TENANT
 
 MAX_PROMISE_CHARS = 255
@@ -73,12 +71,12 @@ async def get_runs(request: web.Request) -> web.Response:
 
 async def get_run(request: web.Request) -> web.Response:
     """One run."""
-    return json_response(_find(request).describe())
+    return json_response(find_run(request).describe())
 
 
 async def get_outputs(request: web.Request) -> web.StreamResponse:
     """The rows that are finished, one JSON object a line, in the order of the batch."""
-    record = _find(request)
+    record = find_run(request)
     rows = [record.rows[row] for row in sorted(record.rows)]
     response = web.StreamResponse(
         headers={
@@ -98,27 +96,9 @@ async def get_outputs(request: web.Request) -> web.StreamResponse:
     return response
 
 
-async def get_explain(request: web.Request) -> web.Response:
-    """EXPLAIN of a run's plan; with `analyze=true` what happened beside what was expected."""
-    record = _find(request)
-    form = _choice(request, "format", FORMATS, "text")
-    is_analysis = _choice(request, "analyze", ("false", "true"), "false") == "true"
-    return report_response(await _explain(request, record, is_analysis), form)
-
-
-async def get_timeline(request: web.Request) -> web.Response:
-    """The calls of a run over time, as a picture."""
-    record = _find(request)
-    result = record.result
-    if result is None:
-        raise _nothing_to_show(record)
-    picture = await asyncio.to_thread(draw_timeline, result.statistics.spans, title=record.id)
-    return web.Response(text=picture, content_type="image/svg+xml")
-
-
 async def post_cancel(request: web.Request) -> web.Response:
     """Cancels a run, or one row or operator of it; a second time nothing changes."""
-    record = _find(request)
+    record = find_run(request)
     body, warnings = CancelBody(), []
     if request.can_read_body:
         raw = await receive_object(request)
@@ -141,20 +121,16 @@ async def post_cancel(request: web.Request) -> web.Response:
 async def post_resume(request: web.Request) -> web.Response:
     """Goes on with an interrupted run: rows that are finished stay as they are."""
     with working(request):
-        record = _find(request)
+        record = find_run(request)
         request.app[RUNS].resume(record)
         return json_response(record.describe(), status=202)
 
 
 async def delete_run(request: web.Request) -> web.Response:
     """Forgets a run that is over."""
-    record = _find(request)
+    record = find_run(request)
     request.app[RUNS].delete(record)
     return json_response(DeletedReply(id=record.id, object="run"))
-
-
-def _find(request: web.Request) -> RunRecord:
-    return request.app[RUNS].shelf.get(request[TENANT], request.match_info["run_id"])
 
 
 def _check_manner(body: RunBody, found: Findings) -> None:
@@ -193,55 +169,6 @@ def _promise_key(request: web.Request) -> str | None:
             param="Idempotency-Key",
         )
     return key
-
-
-def _choice(request: web.Request, name: str, choices: tuple[str, ...], default: str) -> str:
-    value = request.query.get(name, default)
-    if value not in choices:
-        message = f"{name} must be one of {', '.join(choices)}"
-        raise RequestError(message, param=name)
-    return value
-
-
-async def _explain(request: web.Request, record: RunRecord, is_analysis: bool) -> Report:
-    session, job, prepared = request.app[RUNS].session, record.job, record.prepared
-    setting = dispatch_setting(session.generator, job.options)
-    if is_analysis and (prepared is None or record.result is None):
-        raise _nothing_to_show(record)
-    if prepared is None:
-        return await explain_plan(
-            job.plan,
-            job.rows,
-            model=session.generator.info,
-            setting=setting,
-            codec=session.codec,
-            params=job.params,
-            options=job.options,
-            output_cache=session.output_cache,
-            profile=await request.app[RUNS].profile_of(record.tenant, job.known),
-        )
-    return await asyncio.to_thread(
-        make_report,
-        prepared,
-        kv_tokens=setting.kv_tokens,
-        num_workers=setting.num_workers,
-        page_size=setting.page_size,
-        decode=lambda ids: _decode(session.codec, ids),
-        result=record.result if is_analysis else None,
-    )
-
-
-def _decode(codec: Any, ids: tuple[int, ...]) -> str:
-    detokenizer = codec.detokenizer()
-    return detokenizer.push(ids) + detokenizer.finish()
-
-
-def _nothing_to_show(record: RunRecord) -> ConflictError:
-    if record.is_final:
-        message = f"the run is {record.state} and its calls are not known any more"
-    else:
-        message = f"the run is {record.state}; there is something to show once it is over"
-    return ConflictError(message, code="no_result")
 
 
 async def _write(request: web.Request, response: web.StreamResponse, data: bytearray) -> None:
