@@ -137,16 +137,18 @@ class AsyncLM:
             RequestError: a row is not what the plan's inputs say.
         """
         known = _plan_of(plan)
+        rates = await self._session.rates.known()
         return await explain_plan(
             known,
             rows,
             model=self.info,
-            setting=dispatch_setting(self._runtime.generator, options),
+            setting=dispatch_setting(self._runtime.generator, options, rates),
             codec=self._runtime.text,
             params=params or {},
             options=options,
             output_cache=self._session.output_cache,
             profile=await self._session.profile_of(known),
+            rates=rates,
         )
 
     async def analyze(

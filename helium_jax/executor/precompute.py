@@ -10,12 +10,12 @@ from helium_jax.executor.options import RunOptions
 from helium_jax.executor.preparing import Prepared
 from helium_jax.physical import PhysicalPlan
 from helium_jax.schedule.building import PlannedCalls
+from helium_jax.schedule.roofline import Roofline
+from helium_jax.schedule.warming import worth_warming
 from helium_jax.types import Generator, WarmPrefix
 
 log = logging.getLogger(__name__)
 
-MIN_USES = 2.0  # once is no reuse: the first call computes the prefix as well as we do
-MIN_SAVED_TOKENS = 64.0  # below it, a request of its own costs more than it gives
 MAX_KV_SHARE = 0.25  # of a worker's store, so that pins leave room for what runs
 
 
@@ -39,9 +39,19 @@ class StaticPrefix:
         return (self.uses - 1.0) * len(self.token_ids)
 
 
-def worth_warming(prefix: StaticPrefix) -> bool:
-    """Whether computing a prefix ahead pays: enough uses, and enough tokens saved by them."""
-    return prefix.uses >= MIN_USES and prefix.saved_tokens >= MIN_SAVED_TOKENS
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeighedPrefix:
+    """A static prefix and what was decided.
+
+    Attributes:
+        prefix: which.
+        is_chosen: it is computed before the first call.
+        reason: what it saves, and from what on that is worth it.
+    """
+
+    prefix: StaticPrefix
+    is_chosen: bool
+    reason: str
 
 
 def static_prefixes(
@@ -72,17 +82,28 @@ def static_prefixes(
     return tuple(sorted(found, key=lambda prefix: -prefix.saved_tokens))
 
 
-def choose_prefixes(
-    prefixes: Iterable[StaticPrefix], *, kv_tokens: int
-) -> tuple[StaticPrefix, ...]:
-    """Those worth warming, the best first, as many as a share of the store takes."""
-    chosen: list[StaticPrefix] = []
+def weigh_prefixes(
+    prefixes: Iterable[StaticPrefix], roofline: Roofline | None, *, page_size: int, kv_tokens: int
+) -> tuple[WeighedPrefix, ...]:
+    """Chooses those worth computing ahead, in their order, as far as a share of the store goes.
+
+    Args:
+        prefixes: of a plan, the best first.
+        roofline: of the engines; None if they were not measured.
+        page_size: tokens per page.
+        kv_tokens: capacity of a worker's store.
+    """
+    weighed: list[WeighedPrefix] = []
     left = MAX_KV_SHARE * kv_tokens
     for prefix in prefixes:
-        if worth_warming(prefix) and len(prefix.token_ids) <= left:
-            chosen.append(prefix)
-            left -= len(prefix.token_ids)
-    return tuple(chosen)
+        size = len(prefix.token_ids)
+        is_worth, reason = worth_warming(prefix.uses, size, roofline, page_size=page_size)
+        if is_worth and size > left:
+            reason += f", but no room within {MAX_KV_SHARE:.0%} of the KV store"
+        is_chosen = is_worth and size <= left
+        left -= size if is_chosen else 0
+        weighed.append(WeighedPrefix(prefix=prefix, is_chosen=is_chosen, reason=reason))
+    return tuple(weighed)
 
 
 def make_warmer(prepared: Prepared, generator: Generator, options: RunOptions) -> "Warmer | None":
@@ -93,10 +114,13 @@ def make_warmer(prepared: Prepared, generator: Generator, options: RunOptions) -
     if planned.calls is None:
         return None
     cache = generator.statistics()[0].cache
-    prefixes = choose_prefixes(
+    weighed = weigh_prefixes(
         static_prefixes(prepared.physical, planned.calls, page_size=cache.page_size),
+        prepared.roofline,
+        page_size=cache.page_size,
         kv_tokens=cache.page_size * cache.num_pages or generator.info.max_model_len,
     )
+    prefixes = tuple(one.prefix for one in weighed if one.is_chosen)
     if not prefixes:
         return None
     return Warmer(generator=generator, prefixes=prefixes, cache_salt=options.cache_salt)

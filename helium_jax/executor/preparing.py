@@ -1,8 +1,10 @@
 """From a plan and its rows to what a run starts from, stage by stage; EXPLAIN shows the same."""
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from helium_jax.errors import PlanError, Problem
 from helium_jax.executor.codec import TextCodec
@@ -10,6 +12,7 @@ from helium_jax.executor.options import RunOptions
 from helium_jax.executor.output_cache import CachedOutput, OutputCache
 from helium_jax.executor.output_cache_lookup import find_known
 from helium_jax.executor.policy import Planned, plan_calls
+from helium_jax.executor.rates import EngineRates
 from helium_jax.executor.result import RowError, RunStatistics
 from helium_jax.executor.rows import bind_rows, find_bad_values
 from helium_jax.optimizer import Optimized, Profile, gather_facts, optimize
@@ -17,9 +20,14 @@ from helium_jax.physical import PhysicalPlan, lower
 from helium_jax.physical.params import bind_params
 from helium_jax.plan import Chat, Completion, Plan, Value, check_size
 from helium_jax.schedule.dispatch import DispatchSetting
+from helium_jax.schedule.roofline import Roofline
 from helium_jax.types import ModelInfo
 
+T = TypeVar("T")
+
 NO_PARAMS: Mapping[str, Value] = {}
+LARGE_PLAN = 32  # operators; below it and below LARGE_BATCH planning takes few milliseconds
+LARGE_BATCH = 256  # rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +45,8 @@ class Prepared:
         fetched_tokens: prompt tokens of the calls that are not made because the output cache has
             their answers for every row, and how many calls these are.
         seconds: how long each stage took: "rewrite", "lower", "schedule".
+        setting: the engines that it was planned for.
+        roofline: seconds of their steps; None if they were not measured.
     """
 
     plan: Plan
@@ -48,6 +58,8 @@ class Prepared:
     bad_values: Mapping[int, RowError]
     fetched_tokens: tuple[int, int] = (0, 0)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    setting: DispatchSetting
+    roofline: Roofline | None = None
 
 
 def prepare(
@@ -96,6 +108,7 @@ async def prepare_run(
     options: RunOptions,
     output_cache: OutputCache | None,
     profile: Profile,
+    rates: EngineRates | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Prepared:
     """Rewrites, lowers and schedules a plan for a batch; calls no model and changes no cache.
@@ -108,7 +121,8 @@ async def prepare_run(
     """
     start = clock()
     check_models(plan, model)
-    physical, num_rows, columns = prepare(plan, rows, params)
+    is_large = len(plan.all_ops) >= LARGE_PLAN or len(rows) >= LARGE_BATCH
+    physical, num_rows, columns = await _called(lambda: prepare(plan, rows, params), is_large)
     known: dict[tuple[str, int], CachedOutput] = {}
     if output_cache is not None and options.output_cache:
         known = await find_known(
@@ -120,43 +134,53 @@ async def prepare_run(
             codec=codec,
             salt=options.cache_salt,
         )
-    facts = gather_facts(
-        plan,
-        num_rows,
-        columns,
-        deterministic=model.deterministic,
-        known={place: output.text for place, output in known.items()},
-    )
-    optimized = optimize(plan, facts, disable=options.disabled_rules)
-    rewritten = clock()
-    if optimized.plan is not plan:
-        physical, num_rows, columns = prepare(optimized.plan, rows, params)
-    lowered = clock()
-    planned = plan_calls(
-        physical,
-        num_rows,
-        columns,
-        codec=codec,
-        setting=setting,
-        options=options,
-        profile=profile,
-    )
-    fetched = [output for (name, _), output in known.items() if name in optimized.spared]
-    return Prepared(
-        plan=plan,
-        optimized=optimized,
-        physical=physical,
-        num_rows=num_rows,
-        columns=columns,
-        planned=planned,
-        bad_values=find_bad_values(plan, rows),
-        fetched_tokens=(sum(output.prompt_tokens for output in fetched), len(fetched)),
-        seconds={
-            "rewrite": rewritten - start,
-            "lower": lowered - rewritten,
-            "schedule": clock() - lowered,
-        },
-    )
+
+    def finish() -> Prepared:
+        facts = gather_facts(
+            plan,
+            num_rows,
+            columns,
+            deterministic=model.deterministic,
+            known={place: output.text for place, output in known.items()},
+        )
+        optimized = optimize(plan, facts, disable=options.disabled_rules)
+        rewritten = clock()
+        lowering = physical, num_rows, columns
+        if optimized.plan is not plan:
+            lowering = prepare(optimized.plan, rows, params)
+        lowered = clock()
+        planned = plan_calls(
+            *lowering,
+            codec=codec,
+            setting=setting,
+            options=options,
+            profile=profile,
+        )
+        fetched = [output for (name, _), output in known.items() if name in optimized.spared]
+        return Prepared(
+            plan=plan,
+            optimized=optimized,
+            physical=lowering[0],
+            num_rows=lowering[1],
+            columns=lowering[2],
+            planned=planned,
+            bad_values=find_bad_values(plan, rows),
+            fetched_tokens=(sum(output.prompt_tokens for output in fetched), len(fetched)),
+            seconds={
+                "rewrite": rewritten - start,
+                "lower": lowered - rewritten,
+                "schedule": clock() - lowered,
+            },
+            setting=setting,
+            roofline=None if rates is None else rates.roofline,
+        )
+
+    return await _called(finish, is_large)
+
+
+async def _called(function: Callable[[], T], in_thread: bool) -> T:
+    """What is large is made in a thread, so that other runs and requests go on meanwhile."""
+    return await asyncio.to_thread(function) if in_thread else function()
 
 
 def count_rewrites(statistics: RunStatistics, prepared: Prepared) -> RunStatistics:

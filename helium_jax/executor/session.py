@@ -152,6 +152,7 @@ class Session:
             options=options,
             output_cache=self._resources.output_cache,
             profile=profile,
+            rates=rates,
             clock=self._clock,
         )
         if on_prepared is not None:

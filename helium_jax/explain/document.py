@@ -45,13 +45,14 @@ def explain_document(report: Report) -> dict[str, Any]:
         "tokens": {"without_reuse": report.needed_tokens, "expected": report.computed_tokens},
         "static_prefixes": [
             {
-                "operators": list(prefix.operators),
-                "tokens": len(prefix.token_ids),
-                "uses": prefix.uses,
-                "saved_tokens": prefix.saved_tokens,
-                "computed_ahead": is_chosen,
+                "operators": list(weighed.prefix.operators),
+                "tokens": len(weighed.prefix.token_ids),
+                "uses": weighed.prefix.uses,
+                "saved_tokens": weighed.prefix.saved_tokens,
+                "computed_ahead": weighed.is_chosen,
+                "reason": weighed.reason,
             }
-            for prefix, is_chosen in report.prefixes
+            for weighed in report.prefixes
         ],
         "planning_seconds": dict(prepared.seconds),
     }
@@ -89,7 +90,8 @@ def _schedule(report: Report) -> dict[str, Any] | None:
         return None
     workers = sorted({worker for rows in schedule.placement for worker in rows})
     return {
-        "token_steps": schedule.makespan,
+        "cost_model": schedule.model,
+        "token_steps" if schedule.model == "token_step" else "seconds": schedule.makespan,
         "workers": {
             str(worker): [list(inner) for inner in schedule.sequences_on(worker)]
             for worker in workers

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from helium_jax.executor import RunOptions, Session, TextCodec, prepare_run
 from helium_jax.executor.output_cache import OutputCache
 from helium_jax.executor.policy import dispatch_setting
+from helium_jax.executor.rates import EngineRates
 from helium_jax.explain.report import Report, make_report
 from helium_jax.optimizer import Profile
 from helium_jax.plan import Plan, Value
@@ -35,6 +36,7 @@ async def explain_plan(
     options: RunOptions = DEFAULT_OPTIONS,
     output_cache: OutputCache | None = None,
     profile: Profile = NO_PROFILE,
+    rates: EngineRates | None = None,
 ) -> Report:
     """How a plan would run: no model is called, nothing compiled and no cache changed.
 
@@ -48,6 +50,7 @@ async def explain_plan(
         options: as the run would have them.
         output_cache: where answers would be found.
         profile: what is known of the operators from earlier runs.
+        rates: what is known of the engines' speed.
 
     Raises:
         PlanError: the plan or a parameter is not valid, or the batch is too large for it.
@@ -63,6 +66,7 @@ async def explain_plan(
         options=options,
         output_cache=output_cache,
         profile=profile,
+        rates=rates,
     )
     return make_report(
         prepared,
@@ -105,6 +109,7 @@ async def analyze_plan(
         options=options,
         output_cache=session.output_cache,
         profile=profile,
+        rates=rates,
     )
     result = await session.run(plan, rows, params=params, options=options, profile=profile)
     return make_report(

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from helium_jax.executor import Prepared, RunResult
-from helium_jax.executor.precompute import StaticPrefix, choose_prefixes, static_prefixes
+from helium_jax.executor.precompute import WeighedPrefix, static_prefixes, weigh_prefixes
 from helium_jax.executor.result import CallSpan
 from helium_jax.schedule import CallGraph, SoftSchedule, plan_schedule
 from helium_jax.schedule.prediction import ModelComparison
 from helium_jax.schedule.prefix_tree import Decode
+from helium_jax.schedule.roofline_orders import roofline_cost
 from helium_jax.schedule.token_step import TokenSteps
 
 MAX_TIMED_CALLS = 5_000  # of the paper's model; beyond it a schedule is shown without times
@@ -88,7 +89,7 @@ class Report:
         computed_tokens: those expected of this one.
         prompt_tree: the templated radix tree of the prompts as text; empty without a model.
         result: of the run; None unless the plan ran.
-        prefixes: static prefixes in whole pages, each with whether it pays to compute it ahead.
+        prefixes: static prefixes in whole pages, and which of them it pays to compute ahead.
         models: how well the cost models predict the run; None where they are not compared.
     """
 
@@ -100,7 +101,7 @@ class Report:
     needed_tokens: float
     computed_tokens: float
     result: RunResult | None = None
-    prefixes: tuple[tuple[StaticPrefix, bool], ...] = ()
+    prefixes: tuple[WeighedPrefix, ...] = ()
     models: ModelComparison | None = None
 
     @property
@@ -132,7 +133,11 @@ def make_report(
     if calls is None or not prepared.num_rows or not calls.graph.nodes:
         estimates, schedule = {}, None
     else:
-        schedule = plan_schedule(calls.graph, [float(kv_tokens)] * num_workers)
+        schedule = plan_schedule(
+            calls.graph,
+            [float(kv_tokens)] * num_workers,
+            roofline=roofline_cost(prepared.setting),
+        )
         times = _times(schedule, [float(kv_tokens)] * num_workers)
         computed = _count_new_tokens(calls.graph)
         known = prepared.optimized.known_rows
@@ -165,13 +170,12 @@ def make_report(
 
 def _weigh_prefixes(
     prepared: Prepared, page_size: int, kv_tokens: int
-) -> tuple[tuple[StaticPrefix, bool], ...]:
+) -> tuple[WeighedPrefix, ...]:
     calls = prepared.planned.calls
     if calls is None:
         return ()
     prefixes = static_prefixes(prepared.physical, calls, page_size=page_size)
-    chosen = choose_prefixes(prefixes, kv_tokens=kv_tokens)
-    return tuple((prefix, prefix in chosen) for prefix in prefixes)
+    return weigh_prefixes(prefixes, prepared.roofline, page_size=page_size, kv_tokens=kv_tokens)
 
 
 def is_far_off(estimate: float, actual: float) -> bool:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from helium_jax.executor.precompute import MAX_KV_SHARE, MIN_SAVED_TOKENS, MIN_USES
 from helium_jax.explain.report import Actual, Estimate, Report, is_far_off
 from helium_jax.optimizer import format_trace
 from helium_jax.physical import Generate
@@ -122,15 +121,12 @@ def _physical(report: Report) -> str:
             history = f"  continues {operator.history}"
         lines.append(f"  {number}. {type(operator).__name__} {operator.name}{after}{history}")
     if report.prefixes:
-        lines.append(
-            f"Static prefixes (computed ahead from {MIN_USES:g} uses and {MIN_SAVED_TOKENS:g} "
-            f"saved tokens on, within {MAX_KV_SHARE:.0%} of the KV store)"
-        )
-        for prefix, is_chosen in report.prefixes:
+        lines.append("Static prefixes (* computed before the first call)")
+        for weighed in report.prefixes:
+            prefix = weighed.prefix
             lines.append(
-                f"  {', '.join(prefix.operators)}: {len(prefix.token_ids)} tokens, "
-                f"{prefix.uses:g} uses save {prefix.saved_tokens:.0f} tokens"
-                f"{', worth computing ahead' if is_chosen else ''}"
+                f"  {'* ' if weighed.is_chosen else ''}{', '.join(prefix.operators)}: "
+                f"{len(prefix.token_ids)} tokens, {weighed.reason}"
             )
     if report.prompt_tree:
         lines.append("Prompts (templated radix tree)")
@@ -143,7 +139,8 @@ def _scheduled(report: Report) -> str:
     if schedule is None:
         return "Scheduled\n  nothing is planned without a model and rows"
     workers = sorted({worker for rows in schedule.placement for worker in rows})
-    lines = [f"Scheduled  (predicted {schedule.makespan:.2f} token steps)"]
+    unit = "token steps" if schedule.model == "token_step" else "s"
+    lines = [f"Scheduled  (predicted {schedule.makespan:.2f} {unit})"]
     for worker in workers:
         lines.append(f"  worker {worker}, inner sequences row by row:")
         sequences = schedule.sequences_on(worker)

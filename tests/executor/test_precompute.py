@@ -6,8 +6,9 @@ from dataclasses import replace
 from helium_jax.errors import CapacityError
 from helium_jax.executor import RunOptions, Session
 from helium_jax.executor.policy import dispatch_setting
-from helium_jax.executor.precompute import StaticPrefix, choose_prefixes, worth_warming
+from helium_jax.executor.precompute import StaticPrefix, weigh_prefixes
 from helium_jax.plan import PlanBuilder
+from helium_jax.schedule.roofline import Roofline
 from helium_jax.testing import FakeGenerator, FakeText, settle
 from helium_jax.types import ModelInfo
 from tests.executor.test_executor import rows_of, to_bytes
@@ -97,17 +98,24 @@ async def test_precomputing_can_be_left_out():
         assert engine.warmed == []
 
 
-def test_a_prefix_is_worth_it_by_uses_times_tokens():
-    def prefix(tokens, uses):
-        return StaticPrefix(token_ids=(1,) * tokens, operators=("a",), uses=uses)
+def test_prefixes_are_chosen_while_they_are_worth_it_and_there_is_room():
+    def weighed(*prefixes, kv_tokens=10_000, roofline=None):
+        found = [
+            StaticPrefix(token_ids=(1,) * tokens, operators=("a",), uses=uses)
+            for tokens, uses in prefixes
+        ]
+        return weigh_prefixes(found, roofline, page_size=16, kv_tokens=kv_tokens)
 
-    assert not worth_warming(prefix(4096, 1.0))
-    assert not worth_warming(prefix(16, 3.0))
-    assert worth_warming(prefix(16, 5.0))
-    assert worth_warming(prefix(64, 2.0))
-    best, next_best = prefix(64, 9.0), prefix(32, 9.0)
-    assert choose_prefixes([best, next_best], kv_tokens=4 * 100) == (best, next_best)
-    assert choose_prefixes([best, next_best], kv_tokens=4 * 80) == (best,)
+    verdicts = weighed((4096, 1.0), (64, 3.0), (64, 4.0), (16, 6.0), (16, 7.0), kv_tokens=40_000)
+    assert [one.is_chosen for one in verdicts] == [False, False, True, False, True]
+    assert verdicts[2].reason == "4 uses save 192 tokens, threshold 160 tokens"
+    both, first = weighed((64, 9.0), (32, 9.0), kv_tokens=4 * 80)
+    assert (both.is_chosen, first.is_chosen) == (True, False)
+    assert first.reason.endswith("but no room within 25% of the KV store")
+    # On an engine whose steps are cheap, fewer uses are enough.
+    fast = Roofline(step_s=1e-6, token_s=1e-4)
+    (cheap,) = weighed((16, 3.0), roofline=fast)
+    assert (cheap.is_chosen, cheap.reason) == (True, "3 uses save 3.2 ms, threshold 2.4 ms")
 
 
 async def test_what_is_known_of_a_prompt_is_computed_while_its_producer_decodes():

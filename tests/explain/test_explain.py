@@ -137,9 +137,9 @@ def test_static_prefixes_are_weighed_and_the_threshold_is_shown():
     builder.output("o", once)
     plan = builder.build()
     many = explain_stages(explain(plan, [{"q": str(row)} for row in range(4)]))
-    assert "Static prefixes (computed ahead from 2 uses and 64 saved tokens on" in many
-    assert "expert: 96 tokens, 4 uses save 288 tokens, worth computing ahead" in many
-    assert "short: 16 tokens, 4 uses save 48 tokens\n" in many
+    assert "Static prefixes (* computed before the first call)" in many
+    assert "  * expert: 96 tokens, 4 uses save 288 tokens, threshold 208 tokens\n" in many
+    assert "  short: 16 tokens, 4 uses save 48 tokens, threshold 88 tokens\n" in many
     prefixes = explain_document(explain(plan, [{"q": "1"}]))["static_prefixes"]
     assert [entry["computed_ahead"] for entry in prefixes] == [False, False]
 
