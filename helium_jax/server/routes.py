@@ -251,9 +251,7 @@ ROUTES = (
         handler=runs.post_resume,
     ),
     _get("/v1/cache", "What is cached", cache.get_cache, reply=CacheReply),
-    _get(
-        "/v1/cache/map", "Pages and prefixes of the KV", cache_map.get_map, reply=CacheMapReply
-    ),
+    _get("/v1/cache/map", "Pages and prefixes of the KV", cache_map.get_map, reply=CacheMapReply),
     _post("/v1/cache/warm", "Compute KV ahead", cache.post_warm, body=WarmBody, reply=WarmReply),
     _get("/v1/cache/pins", "Pins", cache.get_pins, reply=PinList),
     _delete("/v1/cache/pins/{pin_id}", "Give a pin back", cache.delete_pin),
