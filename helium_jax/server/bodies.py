@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
+from helium_jax.server.format_bodies import ResponseFormatBody, StructuredOutputsBody
 from helium_jax.server.hint_bodies import HintFields
+from helium_jax.server.tool_bodies import ToolBody, ToolCallBody, ToolChoiceBody
 
 Fraction = Annotated[float, Meta(gt=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -32,7 +34,8 @@ class SamplingFields(HintFields, kw_only=True, frozen=True):
     OpenAI's fields, then those of vLLM and SGLang. What is left out or null comes from the
     model's generation_config.json. `seed` is taken modulo 2**63; with `n` > 1 answer j uses
     seed + j. `priority`: lower is sooner. `cache_salt`: KV is shared only with requests of the
-    same key and salt.
+    same key and salt. Of `response_format`, `structured_outputs` and `guided_*` (older names of
+    vLLM's) there may be one.
     """
 
     model: Name
@@ -56,6 +59,12 @@ class SamplingFields(HintFields, kw_only=True, frozen=True):
     include_stop_str_in_output: bool | None = None
     priority: Int32 | None = None
     cache_salt: Annotated[str, Meta(min_length=1)] | None = None
+    response_format: ResponseFormatBody | None = None
+    structured_outputs: StructuredOutputsBody | None = None
+    guided_json: str | dict[str, Any] | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
 
 
 class ContentPart(Struct, kw_only=True, frozen=True):
@@ -67,20 +76,27 @@ class ContentPart(Struct, kw_only=True, frozen=True):
 
 class Message(Struct, kw_only=True, frozen=True):
     """A chat message; the role "developer" is rendered as "system", text parts are joined by
-    line breaks."""
+    line breaks. A message of the role "tool" is the result of the call `tool_call_id`."""
 
     role: str
     content: str | list[ContentPart] | None = None
     name: str | None = None
+    tool_calls: list[ToolCallBody] | None = None
+    tool_call_id: str | None = None
 
 
 class ChatBody(SamplingFields, kw_only=True, frozen=True):
     """POST /v1/chat/completions.
 
+    `tool_choice`: "none" (the model is not told of `tools`), "auto", "required" or one function;
+    `parallel_tool_calls: false`: at most one call.
     `chat_template_kwargs`: what the model's own template understands, such as enable_thinking.
     """
 
     messages: list[Message]
+    tools: list[ToolBody] | None = None
+    tool_choice: str | ToolChoiceBody | None = None
+    parallel_tool_calls: bool | None = None
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0)] | None = None
@@ -103,6 +119,7 @@ class TokenizeBody(Struct, kw_only=True, frozen=True):
     model: Name | None = None
     prompt: str | None = None
     messages: list[Message] | None = None
+    tools: list[ToolBody] | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
     return_token_strs: bool | None = None
@@ -127,10 +144,7 @@ FOREIGN_FIELDS: dict[str, tuple[Any, ...]] = {
     "early_stopping": (False,),
     "ebnf": (),
     "grammar": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "guided_json": (),
-    "guided_regex": (),
+    "guided_whitespace_pattern": (),
     "json_schema": (),
     "kv_transfer_params": (),
     "length_penalty": (1,),
@@ -139,12 +153,11 @@ FOREIGN_FIELDS: dict[str, tuple[Any, ...]] = {
     "mm_processor_kwargs": ({},),
     "prompt_logprobs": (),
     "regex": (),
-    "response_format": ({"type": "text"},),
     "return_token_ids": (False,),
     "return_tokens_as_token_ids": (False,),
     "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
-    "structured_outputs": (),
+    "structural_tag": (),
     "truncate_prompt_tokens": (),
     "use_beam_search": (False,),
 }
@@ -160,8 +173,6 @@ FOREIGN_CHAT_FIELDS: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "prediction": (),
     "reasoning_effort": (),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "verbosity": (),
     "web_search_options": (),
 }
@@ -172,6 +183,4 @@ FOREIGN_MESSAGE_FIELDS: dict[str, tuple[Any, ...]] = {
     "function_call": (),
     "reasoning_content": (),
     "refusal": (),
-    "tool_call_id": (),
-    "tool_calls": ([],),
 }

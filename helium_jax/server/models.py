@@ -13,6 +13,8 @@ from helium_jax.server.prompts import check_ids, check_messages
 from helium_jax.server.receive import finish_reading, parse_body, receive_object
 from helium_jax.server.replies import DetokenizeReply, ModelCard, ModelList, TokenizeReply
 from helium_jax.server.state import CONFIG, RUNTIME, STARTED_UNIX
+from helium_jax.server.tool_request import read_tools
+from helium_jax.server.tools import write_tools
 
 
 async def get_models(request: web.Request) -> web.Response:
@@ -35,8 +37,9 @@ async def post_tokenize(request: web.Request) -> web.Response:
     runtime, config = request.app[RUNTIME], request.app[CONFIG]
     raw = await receive_object(request)
     body, found = parse_body(TokenizeBody, raw)
-    messages = None
+    messages, tools = None, []
     if body is not None:
+        tools = read_tools(body.tools or [], config.limits, found)
         if (body.prompt is None) == (body.messages is None):
             found.add("prompt", "send either prompt or messages")
         if body.prompt is not None and len(body.prompt) > config.limits.prompt_chars:
@@ -48,9 +51,11 @@ async def post_tokenize(request: web.Request) -> web.Response:
     if body.model is not None:
         check_model(request, body.model)
     if messages is not None:
+        prompt = write_tools(messages, tools, runtime.text.template)
         ids = await asyncio.to_thread(
             runtime.text.encode_chat,
-            messages,
+            prompt.messages,
+            tools=prompt.tools,
             add_generation_prompt=body.add_generation_prompt is not False,
         )
     else:

@@ -20,8 +20,10 @@ from helium_jax.server.bodies import (
     SamplingFields,
     StreamOptions,
 )
+from helium_jax.server.chat_format import ChatFormat
+from helium_jax.server.completion_format import CompletionFormat
 from helium_jax.server.errors import NotFoundError
-from helium_jax.server.formats import ChatFormat, CompletionFormat, Heading
+from helium_jax.server.formats import Heading
 from helium_jax.server.hints import Hints, affine_worker, check_hints
 from helium_jax.server.prompts import (
     check_fits,
@@ -32,6 +34,7 @@ from helium_jax.server.prompts import (
 )
 from helium_jax.server.reading import Findings
 from helium_jax.server.receive import finish_reading, parse_body, receive_object
+from helium_jax.server.response_format import check_format, compile_answer, compile_format
 from helium_jax.server.sampling import SEED_RANGE, check_foreign, check_sampling, stop_strings
 from helium_jax.server.state import (
     CONFIG,
@@ -39,7 +42,9 @@ from helium_jax.server.state import (
     RUNTIME,
     TENANT,
 )
-from helium_jax.types import GenerateRequest, SamplingParams
+from helium_jax.server.tool_request import check_tools, parser_maker
+from helium_jax.server.tools import write_tools
+from helium_jax.types import GenerateRequest, SamplingParams, TokenGrammar
 
 
 async def post_chat(request: web.Request) -> web.StreamResponse:
@@ -55,17 +60,24 @@ async def post_chat(request: web.Request) -> web.StreamResponse:
             raise AssertionError("a body that cannot be read has problems")
         info = runtime.generator.info
         sampling = check_sampling(body, info, runtime.text.sampling, config.limits, found)
+        tools, choice = check_tools(body, config.limits, found)
+        wanted = check_format(body, found, has_tools=bool(tools))
         messages = check_messages(body.messages, raw["messages"], config.limits, found)
         hints = check_hints(body, body.priority, config.limits, found)
         variables = check_variables(body.chat_template_kwargs or {}, config.limits, found)
         _check_salt(body, config.limits.salt_chars, found)
         warnings = finish_reading(found, strict=config.strict)
         check_model(request, body.model)
-        ids = await asyncio.to_thread(runtime.text.encode_chat, messages, **variables)
+        prompt = write_tools(messages, tools, runtime.text.template)
+        ids = await asyncio.to_thread(
+            runtime.text.encode_chat, prompt.messages, tools=prompt.tools, **variables
+        )
         check_fits(len(ids), sampling.max_tokens, info.max_model_len, "messages")
-        job = _make_job(request, body, [tuple(ids)], sampling, hints, started)
+        grammar = await compile_answer(runtime.text, wanted, tools, choice, prompt.syntax)
+        job = _make_job(request, body, [tuple(ids)], sampling, hints, grammar, started)
         heading = _heading(request, "chatcmpl", [*warnings, *hints.warnings])
-        return await answer(request, job, ChatFormat(heading, runtime.text))
+        make_parser = parser_maker(tools, choice, prompt.syntax)
+        return await answer(request, job, ChatFormat(heading, runtime.text, make_parser))
 
 
 async def post_completions(request: web.Request) -> web.StreamResponse:
@@ -83,6 +95,7 @@ async def post_completions(request: web.Request) -> web.StreamResponse:
         info = runtime.generator.info
         sampling = check_sampling(body, info, runtime.text.sampling, limits, found)
         prompts = check_prompts(body.prompt, info, limits, found)
+        wanted = check_format(body, found)
         hints = check_hints(body, body.priority, limits, found)
         _check_salt(body, limits.salt_chars, found)
         _check_best_of(body, found)
@@ -106,7 +119,8 @@ async def post_completions(request: web.Request) -> web.StreamResponse:
                 for prompt, ids in zip(prompts, encoded, strict=True)
                 for _ in range(body.n or 1)
             )
-        job = _make_job(request, body, encoded, sampling, hints, started)
+        grammar = await compile_format(runtime.text, wanted)
+        job = _make_job(request, body, encoded, sampling, hints, grammar, started)
         heading = _heading(request, "cmpl", [*warnings, *hints.warnings])
         return await answer(request, job, CompletionFormat(heading, runtime.text, echoes))
 
@@ -161,6 +175,7 @@ def _make_job(
     prompts: Sequence[tuple[int, ...]],
     sampling: SamplingParams,
     hints: Hints,
+    grammar: TokenGrammar | None,
     started: float,
 ) -> Job:
     # The client may reuse its request id; the engine's must be unique among the unfinished.
@@ -179,6 +194,7 @@ def _make_job(
                 priority=hints.priority,
                 cache_salt=salt,
                 worker=worker,
+                grammar=grammar,
             )
             for i, ids in enumerate(prompts)
             for j in range(n)

@@ -11,11 +11,18 @@ from helium_jax.server.bodies import FOREIGN_MESSAGE_FIELDS, ContentPart, Messag
 from helium_jax.server.config import Limits
 from helium_jax.server.reading import Findings
 from helium_jax.server.sampling import check_foreign
+from helium_jax.server.tool_calls import read_calls
 from helium_jax.text import TextModel
 from helium_jax.types import ModelInfo
 
 # "developer" is OpenAI's newer name for "system"; templates know the older one.
-ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,30 +42,60 @@ class Prompt:
 
 def check_messages(
     messages: Sequence[Message], raw: Sequence[Any], limits: Limits, found: Findings
-) -> list[dict[str, str]]:
-    """The messages as the chat template takes them; `raw` is what they were read from."""
+) -> list[dict[str, Any]]:
+    """The messages as chat templates take them; `raw` is what they were read from."""
     if not messages:
         found.add("messages", "is empty; send at least one message")
     elif len(messages) > limits.messages:
         found.add("messages", f"has {len(messages)} entries; the limit is {limits.messages}")
         return []
-    rendered: list[dict[str, str]] = []
+    rendered: list[dict[str, Any]] = []
+    called: set[str] = set()  # ids of calls so far
     num_chars = 0
     for i, message in enumerate(messages):
         path = f"messages[{i}]"
         check_foreign(raw[i], FOREIGN_MESSAGE_FIELDS, path, found)
         role = ROLES.get(message.role)
-        if message.role in ("tool", "function"):
+        if message.role == "function":
             found.add_unsupported(f"{path}.role", f"the role {message.role!r}")
         elif role is None:
             found.add(f"{path}.role", f"{message.role[:32]!r} is not one of {[*ROLES]}")
-        content = _content(message.content, f"{path}.content", found)
-        num_chars += len(content)
-        entry = {"role": role or "user", "content": content}
-        rendered.append(entry if message.name is None else {**entry, "name": message.name})
+        entry: dict[str, Any] = {"role": role or "user"}
+        if message.content is None and message.tool_calls:
+            entry["content"] = ""
+        else:
+            entry["content"] = _content(message.content, f"{path}.content", found)
+        if message.name is not None:
+            entry["name"] = message.name
+        entry |= _calls(message, path, called, found)
+        num_chars += len(entry["content"])
+        num_chars += sum(len(call.function.arguments) for call in message.tool_calls or ())
+        rendered.append(entry)
     if num_chars > limits.prompt_chars:
         found.add("messages", f"have {num_chars} characters; the limit is {limits.prompt_chars}")
     return rendered
+
+
+def _calls(message: Message, path: str, called: set[str], found: Findings) -> dict[str, Any]:
+    """What a message says of calls: those it makes, or the one whose result it is."""
+    entry: dict[str, Any] = {}
+    if message.tool_calls:
+        if message.role != "assistant":
+            found.add(f"{path}.tool_calls", "only messages of the assistant have calls")
+        entry["tool_calls"] = read_calls(message.tool_calls, f"{path}.tool_calls", found)
+        called.update(call.id for call in message.tool_calls)
+    if message.role == "tool":
+        if message.tool_call_id is None:
+            found.add(f"{path}.tool_call_id", "is required: the id of the call that was answered")
+        elif message.tool_call_id not in called:
+            found.add(
+                f"{path}.tool_call_id",
+                f"{message.tool_call_id[:64]!r} is not the id of a call in an earlier message",
+            )
+        entry["tool_call_id"] = message.tool_call_id
+    elif message.tool_call_id is not None:
+        found.add(f"{path}.tool_call_id", 'is for messages of the role "tool"')
+    return entry
 
 
 # What the server itself gives to a template, or what a template must not be told by a client.

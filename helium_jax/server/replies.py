@@ -51,12 +51,28 @@ class ChatLogprobs(Struct, kw_only=True, frozen=True):
     refusal: None = None
 
 
-class AnswerMessage(Struct, kw_only=True, frozen=True):
-    """The model's message."""
+class CalledFunction(Struct, kw_only=True, frozen=True):
+    """What the model calls; `arguments` is JSON as text, cut off where the answer was."""
 
-    content: str
+    name: str
+    arguments: str
+
+
+class CallReply(Struct, kw_only=True, frozen=True):
+    """A call of the model's; its result is sent as a message with this `tool_call_id`."""
+
+    id: str
+    function: CalledFunction
+    type: str = "function"
+
+
+class AnswerMessage(Struct, kw_only=True, frozen=True):
+    """The model's message; with calls its content may be null."""
+
+    content: str | None
     role: str = "assistant"
     refusal: None = None
+    tool_calls: list[CallReply] | UnsetType = UNSET
 
 
 class ChatChoice(Struct, kw_only=True, frozen=True):
@@ -81,11 +97,29 @@ class ChatReply(Struct, kw_only=True, frozen=True):
     warnings: list[str] | UnsetType = UNSET
 
 
+class FunctionDelta(Struct, kw_only=True, frozen=True):
+    """What a call gained."""
+
+    name: str | UnsetType = UNSET
+    arguments: str = ""
+
+
+class CallDelta(Struct, kw_only=True, frozen=True):
+    """What the call number `index` gained; its id, type and name come first."""
+
+    index: int
+    function: FunctionDelta
+    id: str | UnsetType = UNSET
+    type: str | UnsetType = UNSET
+
+
 class Delta(Struct, kw_only=True, frozen=True):
-    """What an answer gained; the role comes first and alone with an empty text."""
+    """What an answer gained; the role comes first and alone with an empty text, or null if the
+    answer may be calls."""
 
     role: str | UnsetType = UNSET
-    content: str | UnsetType = UNSET
+    content: str | UnsetType | None = UNSET
+    tool_calls: list[CallDelta] | UnsetType = UNSET
 
 
 class ChunkChoice(Struct, kw_only=True, frozen=True):

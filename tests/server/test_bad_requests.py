@@ -7,10 +7,26 @@ import pytest
 CHAT_PATH, COMPLETION_PATH = "/v1/chat/completions", "/v1/completions"
 IMAGE = [{"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}}]
 TOOL = {"type": "function", "function": {"name": "f"}}
+CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+SCHEMA_PATH = "response_format.json_schema.schema"
 
 
 def many(count):
     return list(map(str, range(count)))
+
+
+def tool(**function):
+    return {"type": "function", "function": {"name": "f", **function}}
+
+
+def allowed(mode, tools):
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+def schema(value):
+    return {
+        "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": value}}
+    }
 
 
 # (what is changed in a good chat body, status, code, param); rows of bad_requests.md by number
@@ -31,16 +47,52 @@ CHAT_ROWS = [
     ({"messages": [{"content": "x"}]}, 400, "invalid_request", "messages[0].role"),
     ({"messages": [{"role": "king", "content": ""}]}, 400, "invalid_request", "messages[0].role"),
     (
-        {"messages": [{"role": "tool", "content": "x"}]},
+        {"messages": [{"role": "function", "content": "x", "name": "f"}]},
         400,
         "unsupported_parameter",
         "messages[0].role",
     ),
     (
+        {"messages": [{"role": "tool", "content": "x"}]},
+        400,
+        "invalid_request",
+        "messages[0].tool_call_id",
+    ),
+    (
+        {"messages": [{"role": "tool", "content": "x", "tool_call_id": "nobody"}]},
+        400,
+        "invalid_request",
+        "messages[0].tool_call_id",
+    ),
+    (
+        {"messages": [{"role": "user", "content": "x", "tool_call_id": "a"}]},
+        400,
+        "invalid_request",
+        "messages[0].tool_call_id",
+    ),
+    (
         {"messages": [{"role": "assistant", "content": "x", "tool_calls": [1]}]},
         400,
-        "unsupported_parameter",
+        "invalid_request",
+        "messages[0].tool_calls[0]",
+    ),
+    (
+        {"messages": [{"role": "user", "content": "x", "tool_calls": [CALL]}]},
+        400,
+        "invalid_request",
         "messages[0].tool_calls",
+    ),
+    (
+        {"messages": [{"role": "assistant", "tool_calls": [{**CALL, "type": "custom"}]}]},
+        400,
+        "unsupported_parameter",
+        "messages[0].tool_calls[0].type",
+    ),
+    (
+        {"messages": [{"role": "assistant", "content": None, "tool_calls": []}]},
+        400,
+        "invalid_request",
+        "messages[0].content",
     ),
     # 21: parts for other models; no URL is fetched because nothing here can
     (
@@ -118,16 +170,153 @@ CHAT_ROWS = [
         "invalid_request",
         "stream_options.include_usage",
     ),
-    # 32, 33: tools have an effect that is not there yet
-    ({"tools": [TOOL]}, 400, "unsupported_parameter", "tools"),
-    ({"tools": {}}, 400, "unsupported_parameter", "tools"),
-    ({"tools": [TOOL] * 1000}, 400, "unsupported_parameter", "tools"),
-    ({"tool_choice": "required"}, 400, "unsupported_parameter", "tool_choice"),
-    ({"tool_choice": TOOL}, 400, "unsupported_parameter", "tool_choice"),
-    # 34, 35
-    ({"response_format": {"type": "x"}}, 400, "unsupported_parameter", "response_format"),
-    ({"response_format": {"type": "json_schema"}}, 400, "unsupported_parameter", "response_format"),
-    ({"guided_regex": "(a+)+$"}, 400, "unsupported_parameter", "guided_regex"),
+    # 32
+    ({"tools": {}}, 400, "invalid_request", "tools"),
+    ({"tools": [None]}, 400, "invalid_request", "tools[0]"),
+    ({"tools": [{"type": "function"}]}, 400, "invalid_request", "tools[0].function"),
+    ({"tools": [tool(name=None)]}, 400, "invalid_request", "tools[0].function.name"),
+    ({"tools": [tool(name="a b")]}, 400, "invalid_request", "tools[0].function.name"),
+    ({"tools": [tool(name="x" * 65)]}, 400, "invalid_request", "tools[0].function.name"),
+    ({"tools": [tool(name='f"')]}, 400, "invalid_request", "tools[0].function.name"),
+    ({"tools": [TOOL, TOOL]}, 400, "invalid_request", "tools[1].function.name"),
+    ({"tools": [TOOL] * 1000}, 400, "invalid_request", "tools"),
+    ({"tools": [tool(parameters=[])]}, 400, "invalid_request", "tools[0].function.parameters"),
+    (
+        {"tools": [tool(parameters={"type": "string"})]},
+        400,
+        "invalid_request",
+        "tools[0].function.parameters.type",
+    ),
+    (
+        {"tools": [TOOL, tool(name="g", parameters={"properties": {"a": {"type": "odd"}}})]},
+        400,
+        "invalid_grammar",
+        "tools[1].function.parameters",
+    ),
+    (
+        {"tools": [tool(parameters={"properties": {"a": {"$ref": "http://x/y"}}})]},
+        400,
+        "invalid_grammar",
+        "tools[0].function.parameters",
+    ),
+    (
+        {"tools": [tool(parameters={"properties": {"a": {"enum": ["x" * 200_000]}}})]},
+        400,
+        "invalid_grammar",
+        "tools[0].function.parameters",
+    ),
+    ({"tools": [{"type": "web_search"}]}, 400, "unsupported_parameter", "tools[0].type"),
+    ({"tools": [TOOL], "parallel_tool_calls": 1}, 400, "invalid_request", "parallel_tool_calls"),
+    ({"functions": [{"name": "f"}]}, 400, "unsupported_parameter", "functions"),
+    # 33
+    ({"tool_choice": "required"}, 400, "invalid_request", "tool_choice"),
+    ({"tool_choice": "sometimes"}, 400, "invalid_request", "tool_choice"),
+    ({"tool_choice": TOOL}, 400, "invalid_request", "tool_choice.function.name"),
+    (
+        {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}},
+        400,
+        "invalid_request",
+        "tool_choice.function.name",
+    ),
+    ({"tools": [TOOL], "tool_choice": {}}, 400, "invalid_request", "tool_choice.type"),
+    (
+        {"tools": [TOOL], "tool_choice": {"type": "function"}},
+        400,
+        "invalid_request",
+        "tool_choice.function",
+    ),
+    (
+        {"tools": [TOOL], "tool_choice": {"type": "custom"}},
+        400,
+        "invalid_request",
+        "tool_choice.type",
+    ),
+    (
+        {"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}},
+        400,
+        "invalid_request",
+        "tool_choice.allowed_tools",
+    ),
+    (
+        {"tools": [TOOL], "tool_choice": allowed("auto", [])},
+        400,
+        "invalid_request",
+        "tool_choice.allowed_tools.tools",
+    ),
+    (
+        {"tools": [TOOL], "tool_choice": allowed("none", [TOOL])},
+        400,
+        "invalid_request",
+        "tool_choice.allowed_tools.mode",
+    ),
+    (
+        {"tools": [TOOL], "tool_choice": allowed("auto", [tool(name="g")])},
+        400,
+        "invalid_request",
+        "tool_choice.allowed_tools.tools[0].function.name",
+    ),
+    # 34
+    ({"response_format": "json"}, 400, "invalid_request", "response_format"),
+    ({"response_format": {}}, 400, "invalid_request", "response_format.type"),
+    ({"response_format": {"type": "x"}}, 400, "invalid_request", "response_format.type"),
+    (
+        {"response_format": {"type": "json_schema"}},
+        400,
+        "invalid_request",
+        "response_format.json_schema",
+    ),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
+        400,
+        "invalid_request",
+        "response_format.json_schema.schema",
+    ),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+        400,
+        "invalid_request",
+        "response_format.json_schema.name",
+    ),
+    (
+        {"response_format": {"type": "json_object", "json_schema": {"name": "a", "schema": {}}}},
+        400,
+        "invalid_request",
+        "response_format.json_schema",
+    ),
+    (schema({"type": "odd"}), 400, "invalid_grammar", SCHEMA_PATH),
+    (schema({"not": {}}), 400, "invalid_grammar", SCHEMA_PATH),
+    (schema({"$ref": "#/$defs/none"}), 400, "invalid_grammar", SCHEMA_PATH),
+    (schema({"enum": ["x" * 200_000]}), 400, "invalid_grammar", SCHEMA_PATH),
+    (schema({"allOf": [{"pattern": "a.*b.*"}] * 50}), 400, "invalid_grammar", SCHEMA_PATH),
+    # 35
+    ({"guided_regex": "(a"}, 400, "invalid_grammar", "guided_regex"),
+    ({"guided_regex": "(?=a)b"}, 400, "invalid_grammar", "guided_regex"),
+    ({"guided_regex": ""}, 400, "invalid_grammar", "guided_regex"),
+    ({"guided_grammar": "start: nothing"}, 400, "invalid_grammar", "guided_grammar"),
+    ({"guided_choice": []}, 400, "invalid_grammar", "guided_choice"),
+    ({"guided_choice": ["a", "a"]}, 400, "invalid_grammar", "guided_choice"),
+    ({"guided_choice": ["a", 1]}, 400, "invalid_request", "guided_choice[1]"),
+    ({"guided_choice": many(100_000)}, 400, "invalid_grammar", "guided_choice"),
+    ({"guided_json": "{oops"}, 400, "invalid_grammar", "guided_json"),
+    ({"guided_json": "[]"}, 400, "invalid_grammar", "guided_json"),
+    ({"guided_json": [1]}, 400, "invalid_request", "guided_json"),
+    ({"guided_regex": "a", "guided_choice": ["b"]}, 400, "invalid_request", "guided_choice"),
+    (
+        {"structured_outputs": {"regex": "a", "json_object": True}},
+        400,
+        "invalid_request",
+        "structured_outputs.json_object",
+    ),
+    (
+        {"structured_outputs": {"choice": ["a", ""]}},
+        400,
+        "invalid_grammar",
+        "structured_outputs.choice",
+    ),
+    ({"guided_regex": "a", "tools": [TOOL]}, 400, "invalid_request", "guided_regex"),
+    # 36: a grammar that permits nothing
+    (schema({"enum": []}), 400, "invalid_grammar", SCHEMA_PATH),
+    ({"guided_grammar": 'start: ""'}, 400, "invalid_grammar", "guided_grammar"),
     # 37
     ({"chat_template": "{{ 'a' * 10**9 }}"}, 400, "unsupported_parameter", "chat_template"),
     ({"chat_template_kwargs": {"messages": "x"}}, 400, "invalid_request", "chat_template_kwargs"),
@@ -280,10 +469,10 @@ async def test_bytes_that_are_no_json_object_are_refused(served, path, row):
 
 async def test_every_fault_of_a_body_is_named_at_once(served):
     messages = [{"role": "user", "content": "x"}, {"role": 5}, {"role": "user", "content": 7}]
-    answer = await served.chat(messages=messages, n=0, temperature="hot", tools=[TOOL])
+    answer = await served.chat(messages=messages, n=0, temperature="hot", tools=[1])
     assert answer.status == 400
     faults = {problem["param"] for problem in answer.error["problems"]}
-    assert faults >= {"n", "temperature", "tools", "messages[1].role", "messages[2].content"}
+    assert faults >= {"n", "temperature", "tools[0]", "messages[1].role", "messages[2].content"}
     for path in faults:
         assert path in answer.error["message"]
 

@@ -106,9 +106,9 @@ async def test_errors_are_the_clients_own_classes(serve, connect):
             await client.chat.completions.create(**ASK)
         with pytest.raises(openai.BadRequestError) as tools:
             await client.chat.completions.create(
-                **ASK, tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}]
+                **ASK, tools=[{"type": "custom", "custom": {"name": "f"}}]
             )
-        assert tools.value.code == "unsupported_parameter"
+        assert (tools.value.code, tools.value.param) == ("unsupported_parameter", "tools[0].type")
 
 
 async def test_an_error_in_mid_stream_raises(serve, connect):

@@ -1,0 +1,166 @@
+"""What an answer must look like: `response_format` and the spellings of other servers."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from helium_jax.errors import RequestError
+from helium_jax.server.bodies import SamplingFields
+from helium_jax.server.reading import Findings
+from helium_jax.server.tools import ToolChoice, ToolSpec, ToolSyntax, compile_tools
+from helium_jax.text import GrammarKind, GrammarSpec, TextModel
+from helium_jax.types import TokenGrammar
+
+TYPES = ("text", "json_object", "json_schema")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerFormat:
+    """What an answer must look like.
+
+    Attributes:
+        spec: its grammar.
+        path: where in the body it stands.
+    """
+
+    spec: GrammarSpec
+    path: str
+
+    @property
+    def json_schema(self) -> dict[str, Any] | None:
+        """The schema, if the answer is JSON."""
+        match self.spec.kind:
+            case GrammarKind.JSON_SCHEMA:
+                return json.loads(self.spec.source)
+            case GrammarKind.JSON_OBJECT:
+                return {"type": "object"}
+        return None
+
+
+_Make = Callable[[], GrammarSpec]
+
+
+def check_format(
+    body: SamplingFields, found: Findings, *, has_tools: bool = False
+) -> AnswerFormat | None:
+    """The format that a body asks for; None for any text.
+
+    `has_tools`: the answer may also be calls; then the format is for the answers without calls.
+    """
+    given = [*_response_format(body, found), *_structured_outputs(body), *_guided(body)]
+    if len(given) > 1:
+        paths = [path for path, _ in given]
+        found.add(paths[1], f"cannot be combined with {paths[0]}; send one of {', '.join(paths)}")
+        return None
+    for path, make in given:
+        try:
+            wanted = AnswerFormat(spec=make(), path=path)
+        except RequestError as error:
+            found.add(path, error.message, error.code)
+            continue
+        if has_tools and wanted.json_schema is None:
+            found.add(path, "cannot be combined with tools; only formats of JSON can")
+        return wanted
+    return None
+
+
+async def compile_format(text: TextModel, wanted: AnswerFormat | None) -> TokenGrammar | None:
+    """The grammar of an answer that is no call.
+
+    Raises:
+        RequestError: it cannot be used; names its path.
+        CapacityError: too many grammars wait to be compiled.
+    """
+    return None if wanted is None else await text.compile_grammar(wanted.spec, param=wanted.path)
+
+
+async def compile_answer(
+    text: TextModel,
+    wanted: AnswerFormat | None,
+    tools: Sequence[ToolSpec],
+    choice: ToolChoice,
+    syntax: ToolSyntax,
+) -> TokenGrammar | None:
+    """The grammar of an answer that may be calls; raises as `compile_format` does."""
+    grammar = await compile_format(text, wanted)
+    if not tools:
+        return grammar
+    text_schema = None if wanted is None else wanted.json_schema
+    return await compile_tools(text, tools, choice, syntax, text_schema=text_schema)
+
+
+def _response_format(body: SamplingFields, found: Findings) -> Iterator[tuple[str, _Make]]:
+    wanted = body.response_format
+    if wanted is None:
+        return
+    path = "response_format"
+    if wanted.type not in TYPES:
+        found.add(f"{path}.type", f"{wanted.type[:32]!r} is not one of {', '.join(TYPES)}")
+    elif wanted.type != "json_schema":
+        if wanted.json_schema is not None:
+            found.add(f"{path}.json_schema", 'needs type "json_schema"')
+        elif wanted.type == "json_object":
+            yield path, GrammarSpec.of_json_object
+    elif wanted.json_schema is None:
+        found.add(f"{path}.json_schema", 'is required with type "json_schema"')
+    elif not 1 <= len(wanted.json_schema.name) <= 64:
+        found.add(f"{path}.json_schema.name", "must have 1 to 64 characters")
+    elif wanted.json_schema.schema is None:
+        found.add(f"{path}.json_schema.schema", "is required; send a JSON Schema")
+    else:
+        schema = wanted.json_schema.schema
+        yield f"{path}.json_schema.schema", lambda: GrammarSpec.of_json_schema(schema)
+
+
+def _structured_outputs(body: SamplingFields) -> Iterator[tuple[str, _Make]]:
+    wanted = body.structured_outputs
+    if wanted is None:
+        return
+    path = "structured_outputs."
+    yield from _languages(
+        (f"{path}json", wanted.json),
+        (f"{path}regex", wanted.regex),
+        (f"{path}choice", wanted.choice),
+        (f"{path}grammar", wanted.grammar),
+    )
+    if wanted.json_object:
+        yield f"{path}json_object", GrammarSpec.of_json_object
+
+
+def _guided(body: SamplingFields) -> Iterator[tuple[str, _Make]]:
+    return _languages(
+        ("guided_json", body.guided_json),
+        ("guided_regex", body.guided_regex),
+        ("guided_choice", body.guided_choice),
+        ("guided_grammar", body.guided_grammar),
+    )
+
+
+def _languages(
+    schema: tuple[str, str | dict[str, Any] | None],
+    regex: tuple[str, str | None],
+    choice: tuple[str, list[str] | None],
+    grammar: tuple[str, str | None],
+) -> Iterator[tuple[str, _Make]]:
+    """vLLM's four languages, each with its path and its value."""
+    if (document := schema[1]) is not None:
+        yield schema[0], lambda: GrammarSpec.of_json_schema(_read_schema(document))
+    if (pattern := regex[1]) is not None:
+        yield regex[0], lambda: GrammarSpec.of_regex(pattern)
+    if (choices := choice[1]) is not None:
+        yield choice[0], lambda: GrammarSpec.of_choice(choices)
+    if (source := grammar[1]) is not None:
+        yield grammar[0], lambda: GrammarSpec.of_lark(source)
+
+
+def _read_schema(document: str | dict[str, Any]) -> dict[str, Any]:
+    if isinstance(document, dict):
+        return document
+    try:
+        schema = json.loads(document)
+    except (ValueError, RecursionError):
+        raise RequestError("is no JSON", code="invalid_grammar") from None
+    if not isinstance(schema, dict):
+        raise RequestError("is no JSON Schema: send an object", code="invalid_grammar")
+    return schema
