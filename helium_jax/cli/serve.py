@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import json
 import logging
+import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from rich.console import Console
 from rich.panel import Panel
 
 from helium_jax.cli.engine_options import engine_config, engine_options
+from helium_jax.cli.load_lines import tell_load
 from helium_jax.cli.progress import compile_progress
 from helium_jax.cli.signals import serve_until_signal
 from helium_jax.config import EngineConfig
@@ -162,14 +165,22 @@ async def _serve(
         stack.enter_context(logging_to_stderr(log_level))
         server = await start_server(make_app(runtime, config), config)
         _announce(runtime, server, config, console)
-        for plan in warm:
-            await asyncio.to_thread(_warm, plan, server, config, console)
-        return await serve_until_signal(
-            server,
-            config.shutdown_timeout_s,
-            lambda text: console.print(text, style="yellow"),
-            watch=watch_engine(runtime.generator, max_stall_s=config.max_stall_s),
-        )
+        # From here on signals are ours: what else is done while serving ends with it.
+        chores = [
+            asyncio.create_task(_warm_all(warm, server, config, console)),
+            asyncio.create_task(tell_load(runtime.generator, partial(_say, console))),
+        ]
+        try:
+            return await serve_until_signal(
+                server,
+                config.shutdown_timeout_s,
+                lambda text: console.print(text, style="yellow"),
+                watch=watch_engine(runtime.generator, max_stall_s=config.max_stall_s),
+            )
+        finally:
+            for chore in chores:
+                chore.cancel()
+            await asyncio.wait(chores)
 
 
 def _announce(
@@ -184,6 +195,7 @@ def _announce(
         f"[bold]{info.name}[/bold] on {url}/v1  (context {info.max_model_len} tokens, "
         f"KV {cache.num_pages * cache.page_size} tokens in {cache.num_pages} pages)",
         highlight=False,
+        soft_wrap=True,
     )
     key = " -H 'Authorization: Bearer <key>'" if config.api_keys else ""
     body = f'{{"model": "{info.name}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
@@ -193,6 +205,18 @@ def _announce(
         markup=False,
         soft_wrap=True,
     )
+
+
+def _say(console: Console, text: str) -> None:
+    """One line with the time of day, which no terminal's width breaks."""
+    console.print(f"{time.strftime('%H:%M:%S')} {text}", highlight=False, soft_wrap=True)
+
+
+async def _warm_all(
+    plans: list[Plan], server: RunningServer, config: ServerConfig, console: Console
+) -> None:
+    for plan in plans:
+        await asyncio.to_thread(_warm, plan, server, config, console)
 
 
 def _warm(plan: Plan, server: RunningServer, config: ServerConfig, console: Console) -> None:
@@ -210,8 +234,10 @@ def _warm(plan: Plan, server: RunningServer, config: ServerConfig, console: Cons
         try:
             with urllib.request.urlopen(request) as response:
                 prefixes = json.load(response)["prefixes"]
-        except urllib.error.HTTPError as error:
-            message = json.load(error)["error"]["message"]
+        except OSError as error:
+            message = str(error)
+            if isinstance(error, urllib.error.HTTPError):
+                message = json.load(error)["error"]["message"]
             console.print(f"{plan.name or plan.plan_id} is not warm: {message}", style="yellow")
             continue
         tokens = sum(prefix["resident"] for prefix in prefixes)
