@@ -7,7 +7,7 @@ here knows text (that is `helium_jax.text`), plans, pages or arrays.
 import enum
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class FinishReason(enum.StrEnum):
@@ -397,6 +397,28 @@ class EngineStatistics:
     last_step_age_seconds: float
     cache: CacheSnapshot
     is_alive: bool = True
+
+
+@runtime_checkable
+class Embeds(Protocol):
+    """What a `Generator` may also be: it says what a text is like, as a vector of length one."""
+
+    @property
+    def embedding_size(self) -> int:
+        """Numbers of a vector."""
+        ...
+
+    async def embed(self, token_ids: Sequence[int]) -> tuple[float, ...]:
+        """The mean of the last hidden states over a text's tokens, divided by its length.
+
+        It does not depend on what else runs. Running sequences go on between two texts.
+
+        Raises:
+            RequestError: no tokens, more than the context holds, ids out of range.
+            CapacityError: too many texts wait, or the engine is shutting down.
+            InternalError: as in `Generator.generate`.
+        """
+        ...
 
 
 class Generator(Protocol):

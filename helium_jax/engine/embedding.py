@@ -13,7 +13,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Device
 from jax.stages import Compiled
 from jaxtyping import Array, Float, Int
 
@@ -52,15 +51,12 @@ class Embedder:
         params: the weights, on the device.
         config: the model.
         max_tokens: of a text.
-        device: where it runs.
     """
 
-    def __init__(
-        self, params: Params, config: ModelConfig, *, max_tokens: int, device: Device
-    ) -> None:
+    def __init__(self, params: Params, config: ModelConfig, *, max_tokens: int) -> None:
         self._params = params
         self._config = config
-        self._device = device
+        self._device = min(jax.tree.leaves(params)[0].devices(), key=lambda device: device.id)
         self._max_tokens = max_tokens
         self._jitted = jax.jit(partial(pool_hidden, config=config))
         self._programs: dict[int, Compiled] = {}

@@ -146,9 +146,7 @@ class Runner:
         self._programs: dict[_Program, Compiled] = {}
         self._num_compiles_after_warmup = 0
         self._pages, self._state = self._allocate()
-        self.embedder = Embedder(
-            params, model, max_tokens=config.max_model_len, device=self._device
-        )
+        self.embedder = Embedder(params, model, max_tokens=config.max_model_len)
 
     def replica(self) -> "Runner":
         """A runner with pages and buffers of its own that shares weights and programs with this
