@@ -7,17 +7,19 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 
 from helium_jax.errors import HeliumError, InternalError, RequestError
-from helium_jax.testing.text import FAKE_EOS_ID
+from helium_jax.testing.text import FAKE_EOS_ID, FAKE_VOCAB_SIZE
 from helium_jax.testing.worker import FakeWorker
 from helium_jax.types import (
     CacheMap,
     EngineStatistics,
     FinishReason,
     GenerateRequest,
+    GrammarState,
     ModelInfo,
     PlannedUse,
     SamplingParams,
     TokenEvent,
+    TokenGrammar,
     TokenLogprobs,
     Usage,
     WarmPrefix,
@@ -26,13 +28,14 @@ from helium_jax.types import (
 
 FAKE_MODEL = ModelInfo(
     name="fake",
-    vocab_size=512,
+    vocab_size=FAKE_VOCAB_SIZE,
     max_model_len=4096,
     max_num_seqs=32,
     eos_token_ids=frozenset({FAKE_EOS_ID}),
     deterministic=True,
     version="fake-1",
 )
+_CLOSING = frozenset(b'"}]')
 LOWER_CASE = tuple(range(ord("a"), ord("z") + 1))
 
 
@@ -168,6 +171,8 @@ class FakeGenerator:
         sampling = request.sampling
         digest = self._digest(request)
         given = self._reply(request) if self._reply is not None else None
+        if request.grammar is not None:
+            return self._answer_in(request.grammar, request, digest, given or ())
         if given is None:
             length = 1 + digest[0] % self._max_answer_tokens
             given = [self._alphabet[_word(digest, i) % len(self._alphabet)] for i in range(length)]
@@ -188,6 +193,29 @@ class FakeGenerator:
             if token_id in sampling.stop_token_ids and may_end:
                 return tuple(answer), FinishReason.STOP
         return tuple(answer), FinishReason.LENGTH
+
+    def _answer_in(
+        self, grammar: TokenGrammar, request: GenerateRequest, digest: bytes, given: Sequence[int]
+    ) -> tuple[tuple[int, ...], FinishReason]:
+        """An answer of a grammar: `given` as far as it is allowed, then what the hash chooses; it
+        prefers to end, and to close what JSON opens."""
+        limit = self._info.max_model_len - len(request.token_ids)
+        limit = min(limit, request.sampling.max_tokens or limit)
+        eos = min(self._info.eos_token_ids, default=None)
+        state = grammar.start()
+        answer: list[int] = []
+        while len(answer) < limit and not state.is_finished:
+            allowed = _allowed(state, self._info.vocab_size)
+            wanted = given[len(answer)] if len(answer) < len(given) else None
+            if wanted not in allowed:
+                if state.is_accepting and eos is not None:
+                    return (*answer, eos), FinishReason.STOP
+                closing = [i for i in allowed if i in _CLOSING]
+                choices = closing or allowed
+                wanted = choices[_word(digest, len(answer)) % len(choices)]
+            answer.append(wanted)
+            state.accept(wanted)
+        return tuple(answer), FinishReason.STOP if state.is_finished else FinishReason.LENGTH
 
     async def warm(self, prefix: WarmPrefix) -> WarmReceipt:
         """Remembers a prefix's full pages as if their KV had been computed."""
@@ -315,6 +343,12 @@ class FakeGenerator:
             top = tuple((i, -0.5 - rank) for rank, i in enumerate(ranked))
             entries.append(TokenLogprobs(logprob=-0.5, top=top))
         return tuple(entries)
+
+
+def _allowed(state: GrammarState, vocab_size: int) -> list[int]:
+    mask = bytearray(-(-vocab_size // 32) * 4)
+    state.fill_mask(memoryview(mask))
+    return [i for i in range(vocab_size) if mask[i // 8] >> i % 8 & 1]
 
 
 def _logit_changes(sampling: SamplingParams) -> tuple[object, ...]:

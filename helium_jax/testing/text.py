@@ -3,10 +3,13 @@
 import codecs
 from collections.abc import Iterable, Mapping, Sequence
 
-from helium_jax.types import SamplingParams
+from helium_jax.text.grammar import GrammarCache, Vocabulary
+from helium_jax.text.grammar_spec import GrammarSpec
+from helium_jax.types import SamplingParams, TokenGrammar
 
 FAKE_EOS_ID = 256
 FAKE_ROLE_IDS = {"system": 257, "user": 258, "assistant": 259}
+FAKE_VOCAB_SIZE = 512
 
 
 class FakeText:
@@ -16,6 +19,21 @@ class FakeText:
     """
 
     sampling = SamplingParams()
+
+    def __init__(self) -> None:
+        self._grammars = GrammarCache(self._vocabulary)
+
+    def _vocabulary(self) -> Vocabulary:
+        special_ids = (FAKE_EOS_ID, *FAKE_ROLE_IDS.values())
+        return Vocabulary(
+            [*map(self.token_bytes, range(FAKE_VOCAB_SIZE))], special_ids, self.encode
+        )
+
+    async def compile_grammar(
+        self, spec: GrammarSpec, *, param: str = "response_format"
+    ) -> TokenGrammar:
+        """See `TextModel.compile_grammar`; the grammar is a real one."""
+        return await self._grammars.compile(spec, param=param)
 
     def encode_chat(
         self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = True

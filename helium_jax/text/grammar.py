@@ -10,9 +10,9 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
@@ -30,48 +30,83 @@ MAX_WAITING = 32
 # Chains of rules are followed by recursion, 2 KiB and more a link; untouched stack costs nothing.
 _STACK_BYTES = 256 * 1024 * 1024
 _MAX_MESSAGE = 300
+# Smaller than the library's, whose lexers may take hundreds of megabytes.
+_LIMITS = LLParserLimits(
+    max_lexer_states=20_000, step_lexer_fuel=200_000, step_max_items=20_000, verbose_errors=False
+)
 # One blank at most between the parts of JSON: without a bound a small model writes blanks for ever.
 _JSON_OPTIONS: "JsonCompileOptions" = {"whitespace_pattern": "[ \\n]?", "lenient": False}
 
 
+class Vocabulary:
+    """A vocabulary as llguidance reads it; safe to share between threads.
+
+    The end of an answer gets an id of its own, one past the last token: which tokens end a
+    sequence is for the engine to say.
+
+    Args:
+        tokens: what each token adds to a text, by id; one without bytes is never allowed.
+        special_ids: tokens that are no text; allowed only where a Lark grammar names them.
+        encode: ids of a text.
+
+    Attributes:
+        num_tokens: masks have as many bits.
+        digest: changes with the vocabulary.
+        backend: llguidance's own object.
+    """
+
+    def __init__(
+        self,
+        tokens: Sequence[bytes],
+        special_ids: Iterable[int],
+        encode: Callable[[str], list[int]],
+    ) -> None:
+        self.num_tokens = len(tokens)
+        specials = sorted(special_ids)
+        self.digest = hashlib.sha256(repr((tokens, specials)).encode()).hexdigest()
+        wrapped = TokenizerWrapper(_Source([*tokens, b""], specials, encode))
+        self.backend = LLTokenizer(wrapped, n_vocab=len(tokens) + 1)
+
+
+def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
+    """A model's; takes a moment when it is large."""
+    return Vocabulary(
+        [*map(tokenizer.token_bytes, range(tokenizer.vocab_size))],
+        tokenizer.special_ids,
+        partial(tokenizer.encode, add_special_tokens=False),
+    )
+
+
 def compile_grammar(
-    spec: GrammarSpec, tokenizer: Tokenizer, *, param: str = "response_format"
+    spec: GrammarSpec, vocabulary: Vocabulary, *, param: str = "response_format"
 ) -> "CompiledGrammar":
-    """Compiles a grammar in this thread; `GrammarCache.compile` does it in one of its own.
+    """Compiles a grammar in this thread, whose stack must be deep; see `GrammarCache.compile`.
 
     Args:
         spec: what answers must look like.
-        tokenizer: whose tokens answers are made of.
+        vocabulary: what answers are made of.
         param: JSON path of the grammar in the request, for the error.
 
     Raises:
         RequestError: the grammar is wrong, too large, or allows no text.
     """
-    return _compile(spec, GrammarVocabulary(tokenizer), param)
-
-
-class GrammarVocabulary:
-    """A tokenizer as llguidance reads it; made once, safe to share between threads."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.num_tokens = tokenizer.vocab_size
-        self._tokenizer = tokenizer
-
-    @cached_property
-    def backend(self) -> LLTokenizer:
-        """llguidance's own object.
-
-        The end of an answer gets an id of its own, one past the vocabulary: which tokens end a
-        sequence is for the engine to say.
-        """
-        wrapped = TokenizerWrapper(_Vocabulary(self._tokenizer))
-        return LLTokenizer(wrapped, n_vocab=self.num_tokens + 1)
-
-    @cached_property
-    def digest(self) -> str:
-        """Changes with the vocabulary."""
-        text = self._tokenizer.backend.to_str()
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    try:
+        check_bounds(spec)
+        grammar = _grammar_of(spec)
+    except ValueError as error:  # RequestError is one
+        raise _refused(spec, str(error), param) from None
+    matcher = LLMatcher(vocabulary.backend, grammar, log_level=0, limits=_LIMITS)
+    if matcher.is_error():
+        raise _refused(spec, _first_line(matcher.get_error()), param)
+    try:
+        is_empty = MatcherState(matcher.deep_copy(), vocabulary.num_tokens).is_finished
+    except RequestError as error:
+        raise _refused(spec, error.message, param) from None
+    if is_empty:
+        raise _refused(spec, "it allows no text but the empty one", param)
+    identity = json.dumps([vocabulary.digest, spec.kind, spec.source])
+    key = hashlib.sha256(identity.encode()).hexdigest()
+    return CompiledGrammar(key, matcher, vocabulary.num_tokens)
 
 
 class CompiledGrammar:
@@ -151,13 +186,19 @@ class MatcherState:
 
 
 class GrammarCache:
-    """The grammars of one tokenizer, compiled once each; a failure is remembered too.
+    """The grammars of one vocabulary, compiled once each; a failure is remembered too.
 
     Methods may be called from several event loops.
+
+    Args:
+        make_vocabulary: called before the first grammar is compiled, in its thread.
+        max_cached: grammars that are kept, those that are being compiled besides.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, max_cached: int = MAX_CACHED) -> None:
-        self._vocabulary = GrammarVocabulary(tokenizer)
+    def __init__(
+        self, make_vocabulary: Callable[[], Vocabulary], *, max_cached: int = MAX_CACHED
+    ) -> None:
+        self._make_vocabulary = make_vocabulary
         self._max_cached = max_cached
         self._gate = threading.Lock()
         self._one_at_a_time = threading.Lock()
@@ -183,6 +224,10 @@ class GrammarCache:
         except RequestError as error:
             raise RequestError(error.message, code=error.code, param=param) from None
 
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return self._make_vocabulary()
+
     def _find_or_start(self, spec: GrammarSpec) -> Future[CompiledGrammar]:
         with self._gate:
             future = self._futures.get(spec)
@@ -205,41 +250,13 @@ class GrammarCache:
     def _run(self, spec: GrammarSpec, future: Future[CompiledGrammar]) -> None:
         try:
             with self._one_at_a_time:
-                grammar = _compile(spec, self._vocabulary, "response_format")
+                grammar = compile_grammar(spec, self._vocabulary)
         except HeliumError as error:
             future.set_exception(error)
         except Exception as error:
             future.set_exception(InternalError(f"a grammar could not be compiled: {error}"))
         else:
             future.set_result(grammar)
-
-
-def _compile(spec: GrammarSpec, vocabulary: GrammarVocabulary, param: str) -> CompiledGrammar:
-    try:
-        check_bounds(spec)
-        grammar = _grammar_of(spec)
-    except ValueError as error:  # RequestError is one
-        raise _refused(spec, str(error), param) from None
-    limits = LLParserLimits(
-        max_lexer_states=20_000,
-        step_lexer_fuel=200_000,
-        step_max_items=20_000,
-        verbose_errors=False,
-    )
-    matcher = LLMatcher(vocabulary.backend, grammar, log_level=0, limits=limits)
-    if matcher.is_error():
-        raise _refused(spec, _first_line(matcher.get_error()), param)
-    first = MatcherState(matcher.deep_copy(), vocabulary.num_tokens)
-    try:
-        is_empty = first.is_finished
-    except RequestError as error:
-        raise _refused(spec, error.message, param) from None
-    if is_empty:
-        raise _refused(spec, "it allows no text but the empty one", param)
-    key = hashlib.sha256(
-        json.dumps([vocabulary.digest, spec.kind, spec.source]).encode("utf-8", "surrogatepass")
-    )
-    return CompiledGrammar(key.hexdigest(), matcher, vocabulary.num_tokens)
 
 
 def _grammar_of(spec: GrammarSpec) -> str:
@@ -267,19 +284,20 @@ def _grammar_of(spec: GrammarSpec) -> str:
             return json.dumps({"grammars": [{"lark_grammar": parts["lark"]}, *schemas]})
 
 
-class _Vocabulary:
+class _Source:
     """What `TokenizerWrapper` wants to know; the attributes' names are the library's."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        size = tokenizer.vocab_size
-        self.eos_token_id = size
+    def __init__(
+        self, tokens: list[bytes], special_ids: list[int], encode: Callable[[str], list[int]]
+    ) -> None:
+        self.tokens = tokens
         self.bos_token_id = None
-        self.special_token_ids = [*sorted(tokenizer.special_ids), size]
-        self.tokens = [*map(tokenizer.token_bytes, range(size)), b""]
-        self._tokenizer = tokenizer
+        self.eos_token_id = len(tokens) - 1
+        self.special_token_ids = [*special_ids, self.eos_token_id]
+        self._encode = encode
 
     def __call__(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False)
+        return self._encode(text)
 
 
 def _refused(spec: GrammarSpec, reason: str, param: str) -> RequestError:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from helium_jax.errors import RequestError
 from helium_jax.text.chat_template import ChatTemplate
 from helium_jax.text.conversation import continue_chat
 from helium_jax.text.detokenizer import Detokenizer
-from helium_jax.text.grammar import GrammarCache
+from helium_jax.text.grammar import GrammarCache, vocabulary_of
 from helium_jax.text.grammar_spec import GrammarSpec
 from helium_jax.text.tokenizer import Tokenizer
 from helium_jax.types import SamplingParams, TokenGrammar
@@ -47,7 +48,7 @@ class TextModel:
     _grammars: GrammarCache = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_grammars", GrammarCache(self.tokenizer))
+        object.__setattr__(self, "_grammars", GrammarCache(partial(vocabulary_of, self.tokenizer)))
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """See Tokenizer.encode."""
