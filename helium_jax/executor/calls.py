@@ -17,8 +17,10 @@ from helium_jax.executor.events import (
     Call,
     CallFailed,
     CallFinished,
+    CallProgressed,
     CallServed,
     CallSource,
+    CallTimedOut,
     CancelCall,
     EncodeCall,
     Foresee,
@@ -65,10 +67,14 @@ class _Flight:
     stage: Literal["encoding", "ready", "held", "submitted"] = "encoding"
     token_ids: tuple[int, ...] = ()
     release: Release | None = None
-    attempt: int = 0
+    attempt: int = 0  # retries and reruns
+    num_retries: int = 0
     num_reruns: int = 0
     num_tokens: int = 0  # of the answer, in this attempt
     told: list[str] = field(default_factory=list)  # of the answer, in this attempt
+
+
+_CallEvent = CallProgressed | CallFinished | CallServed | CallFailed | CallTimedOut
 
 
 class Calls:
@@ -165,7 +171,7 @@ class Calls:
         if flight is not None:
             flight.waiting.remove(place)
             if not flight.waiting:
-                self._take(call_id)
+                self._take(flight)
                 self._budget.finish(call_id, flight.num_tokens)
                 self._out(CancelCall(call_id=call_id))
 
@@ -208,26 +214,27 @@ class Calls:
             flight.token_ids = token_ids
             self._make_ready(flight)
 
-    def on_progressed(self, call_id: int, num_tokens: int, text: str) -> None:
+    def on_progressed(self, event: CallProgressed) -> None:
         """An answer grew."""
-        flight = self._flights.get(call_id)
+        flight = self._flight_of(event)
         if flight is not None:
-            if self._tells_deltas and text:
-                self._tell(flight.waiting, text, offset=sum(map(len, flight.told)))
-                flight.told.append(text)
+            if self._tells_deltas and event.text:
+                self._tell(flight.waiting, event.text, offset=sum(map(len, flight.told)))
+                flight.told.append(event.text)
             if flight.num_tokens == 0:
-                self._dispatcher.started(call_id)
-            flight.num_tokens += num_tokens
+                self._dispatcher.started(event.call_id)
+            flight.num_tokens += event.num_tokens
             tally = self._tallies[flight.call.operator]
-            tally.completion_tokens += num_tokens
+            tally.completion_tokens += event.num_tokens
             self._out(Report(progress=OpProgress(statistics=tally.freeze())))
 
     def on_finished(self, event: CallFinished) -> list[Landing]:
         """The engine gave an answer."""
-        flight = self._take(event.call_id, event.usage.completion_tokens)
+        flight = self._flight_of(event)
         if flight is None:
             return []
         usage = event.usage
+        self._take(flight, usage.completion_tokens)
         tally = self._tallies[flight.call.operator]
         tally.prompt_tokens += usage.prompt_tokens
         tally.kv_cached += usage.kv_cached
@@ -239,9 +246,10 @@ class Calls:
 
     def on_served(self, event: CallServed) -> list[Landing]:
         """The answer was already there."""
-        flight = self._take(event.call_id)
+        flight = self._flight_of(event)
         if flight is None:
             return []
+        self._take(flight)
         tally = self._tallies[flight.call.operator]
         if flight.stage == "submitted":
             tally.num_calls -= 1
@@ -254,9 +262,9 @@ class Calls:
 
     def on_failed(self, event: CallFailed) -> list[Landing]:
         """An attempt came to nothing: another one, or the end of the call."""
-        flight = self._flights.get(event.call_id)
-        if flight is None or flight.stage in ("ready", "held"):
-            return []  # news of an attempt that was given up for taking too long
+        flight = self._flight_of(event)
+        if flight is None:
+            return []
         is_out = flight.stage == "submitted"
         if event.worker_failed and is_out and flight.num_reruns < MAX_RERUNS:
             flight.num_reruns += 1
@@ -264,23 +272,28 @@ class Calls:
                 self._dispatcher.lost(flight.release.worker)
             self._try_again(flight)
             return []
-        if event.may_retry and is_out and flight.attempt < flight.call.settings.retries:
+        if event.may_retry and is_out and flight.num_retries < flight.call.settings.retries:
             self._retry(flight)
             return []
-        return self._drop(event.call_id, event.code, event.message)
+        return self._drop(flight, event.code, event.message)
 
-    def on_timed_out(self, call_id: int, attempt: int) -> list[Landing]:
+    def on_timed_out(self, event: CallTimedOut) -> list[Landing]:
         """An attempt took too long: it is cancelled, and perhaps made again."""
-        flight = self._flights.get(call_id)
-        if flight is None or flight.attempt != attempt:
+        flight = self._flight_of(event)
+        if flight is None:
             return []
         settings = flight.call.settings
-        self._out(CancelCall(call_id=call_id))
-        if flight.stage == "submitted" and attempt < settings.retries:
+        self._out(CancelCall(call_id=event.call_id))
+        if flight.stage == "submitted" and flight.num_retries < settings.retries:
             self._retry(flight)
             return []
         message = f"it took longer than its timeout of {settings.timeout_s:g} s"
-        return self._drop(call_id, "timeout", message)
+        return self._drop(flight, "timeout", message)
+
+    def _flight_of(self, event: _CallEvent) -> _Flight | None:
+        """The call on its way that an event is of, if it is of the attempt that counts."""
+        flight = self._flights.get(event.call_id)
+        return flight if flight is not None and flight.attempt == event.attempt else None
 
     # --- preparing -------------------------------------------------------------------------
 
@@ -380,7 +393,7 @@ class Calls:
                 if not self._budget.is_idle:
                     self._held.append(call_id)
                     continue
-            landings += self._drop(call_id, "limit_exceeded", fault)
+            landings += self._drop(flight, "limit_exceeded", fault)
         return landings
 
     def _submit(self, flight: _Flight) -> None:
@@ -392,19 +405,27 @@ class Calls:
             self._out(Report(progress=started))
         tally.num_calls += 1
         self._submitted.append((flight.waiting[0], flight.release.worker))
-        self._out(SubmitCall(call=flight.call, token_ids=flight.token_ids, release=flight.release))
+        self._out(
+            SubmitCall(
+                call=flight.call,
+                token_ids=flight.token_ids,
+                release=flight.release,
+                attempt=flight.attempt,
+            )
+        )
 
     # --- ends ------------------------------------------------------------------------------
 
     def _retry(self, flight: _Flight) -> None:
         self._tallies[flight.call.operator].num_retries += 1
-        flight.attempt += 1  # first: the timer that starts now belongs to the new attempt
+        flight.num_retries += 1
         self._try_again(flight)
 
     def _try_again(self, flight: _Flight) -> None:
         """Gives a submitted call back to the dispatcher; its seed stays the same."""
         call_id = flight.call.call_id
         self._stop_timer(flight)
+        flight.attempt += 1
         self._num_submitted -= 1
         self._budget.finish(call_id, flight.num_tokens)
         self._dispatcher.finished(call_id, flight.num_tokens)
@@ -413,11 +434,9 @@ class Calls:
         flight.release = None
         self._make_ready(flight)
 
-    def _take(self, call_id: int, output_tokens: int = 0) -> _Flight | None:
+    def _take(self, flight: _Flight, output_tokens: int = 0) -> None:
         """Takes a call out of all books but the budget's."""
-        flight = self._flights.pop(call_id, None)
-        if flight is None:
-            return None
+        del self._flights[flight.call.call_id]
         if flight.key is not None:
             del self._leaders[flight.key]
         match flight.stage:
@@ -428,19 +447,16 @@ class Calls:
             case "held" | "submitted":
                 self._num_submitted -= 1
         self._stop_timer(flight)
-        self._dispatcher.finished(call_id, output_tokens)
-        return flight
+        self._dispatcher.finished(flight.call.call_id, output_tokens)
 
     def _stop_timer(self, flight: _Flight) -> None:
         if flight.call.settings.timeout_s is not None and flight.stage != "encoding":
             self._out(StopTimer(call_id=flight.call.call_id))
 
-    def _drop(self, call_id: int, code: str, message: str) -> list[Landing]:
+    def _drop(self, flight: _Flight, code: str, message: str) -> list[Landing]:
         """Ends a call without an answer, for all that waited for it."""
-        flight = self._take(call_id)
-        if flight is None:
-            return []
-        self._budget.finish(call_id, flight.num_tokens)
+        self._take(flight)
+        self._budget.finish(flight.call.call_id, flight.num_tokens)
         return [self._fault(place, flight.prompt, code, message) for place in flight.waiting]
 
     def _fault(self, place: Place, prompt: Prompt | None, code: str, message: str) -> Landing:

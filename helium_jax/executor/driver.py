@@ -152,11 +152,12 @@ class Driver:
                 case EncodeCall(call=call):
                     self.spans.ready(call, self.now)
                     self._start("call", call.call_id, self._prepare(call))
-                case SubmitCall(call=call, release=release):
-                    self.spans.submitted(call.call_id, release.worker, self.now)
+                case SubmitCall(call=call, release=release, attempt=attempt):
+                    self.spans.submitted(call.call_id, release.worker, attempt, self.now)
                     self._start("call", call.call_id, self._perform(instruction))
                 case CancelCall(call_id=call_id):
                     self._cancel("call", call_id)
+                    self.spans.given_up(call_id)
                 case StartTimer(call_id=call_id, attempt=attempt, seconds=seconds):
                     event = CallTimedOut(call_id=call_id, attempt=attempt)
                     self._start("timer", call_id, self._tell(seconds, event))
@@ -182,12 +183,12 @@ class Driver:
         match event:
             case CallEncoded(call_id=call_id, token_ids=token_ids):
                 self.spans.encoded(call_id, len(token_ids), self.now)
-            case CallProgressed(call_id=call_id):
-                self.spans.progressed(call_id, self.now)
-            case CallServed(call_id=call_id, prompt_ids=prompt_ids):
-                self.spans.served(call_id, len(prompt_ids), self.now)
-            case CallFinished(call_id=call_id, usage=usage):
-                self.spans.finished(call_id, usage, self.now)
+            case CallProgressed(call_id=call_id, attempt=attempt):
+                self.spans.progressed(call_id, attempt, self.now)
+            case CallServed(call_id=call_id, attempt=attempt, prompt_ids=prompt_ids):
+                self.spans.served(call_id, attempt, len(prompt_ids), self.now)
+            case CallFinished(call_id=call_id, attempt=attempt, usage=usage):
+                self.spans.finished(call_id, attempt, usage, self.now)
             case _:
                 pass
 
@@ -279,16 +280,16 @@ class Driver:
     async def _perform(self, submit: SubmitCall) -> None:
         """Gets a call's answer; always ends with an event for the state."""
         call = submit.call
-        event: Event
+        event: CallFinished | CallServed | CallFailed
         try:
             event = await self._answer(submit)
         except HeliumError as error:
             event = _failed(call, error)
         except Exception:
             event = self._bug(call)
-        self.inbox.put_nowait(event)
+        self.inbox.put_nowait(dataclasses.replace(event, attempt=submit.attempt))
 
-    async def _answer(self, submit: SubmitCall) -> Event:
+    async def _answer(self, submit: SubmitCall) -> CallFinished | CallServed:
         """Generates, unless an equal call of another run is doing so: then its answer serves."""
         key = self.keys.get(submit.call.call_id)
         if key is None or not self.options.single_flight:
@@ -319,7 +320,7 @@ class Driver:
                 async with turn as seat:
                     if self.resources.generator.info.num_workers > 1:
                         request = dataclasses.replace(request, worker=seat.worker)
-                    answer = await self._stream(submit.call, request, seat)
+                    answer = await self._stream(submit, request, seat)
                 self.lengths.observe(submit.call.operator, answer.usage.completion_tokens)
                 return answer
             except CapacityError as error:
@@ -339,7 +340,10 @@ class Driver:
             worker=submit.release.worker,
         )
 
-    async def _stream(self, call: Call, request: GenerateRequest, seat: Seat) -> CallFinished:
+    async def _stream(
+        self, submit: SubmitCall, request: GenerateRequest, seat: Seat
+    ) -> CallFinished:
+        call = submit.call
         self.spans.admitted(call.call_id, request.worker, self.now)
         texts: list[str] = []
         token_ids: list[int] = []
@@ -354,7 +358,10 @@ class Driver:
                 if piece.token_ids:
                     self.resources.gate.grew(seat, len(piece.token_ids))
                     progress = CallProgressed(
-                        call_id=call.call_id, num_tokens=len(piece.token_ids), text=piece.text
+                        call_id=call.call_id,
+                        num_tokens=len(piece.token_ids),
+                        text=piece.text,
+                        attempt=submit.attempt,
                     )
                     self.inbox.put_nowait(progress)
         assert usage is not None, "an answer has at least its last piece"

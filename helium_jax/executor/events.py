@@ -39,6 +39,9 @@ class Call:
     index: tuple[int, ...] = ()
 
 
+# Events of a call tell which attempt at it they are of, counted from 0: what an attempt that was
+# given up still has to say must not count for the next one.
+
 # --- events: what happened -----------------------------------------------------------------
 
 
@@ -62,6 +65,7 @@ class CallProgressed:
     call_id: int
     num_tokens: int
     text: str = ""
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +76,7 @@ class CallFinished:
     text: str
     usage: Usage
     token_ids: tuple[int, ...] = ()
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +92,7 @@ class CallServed:
     text: str
     prompt_ids: tuple[int, ...]
     token_ids: tuple[int, ...]
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +109,7 @@ class CallFailed:
     message: str
     may_retry: bool = True
     worker_failed: bool = False
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,6 +285,7 @@ class SubmitCall:
     call: Call
     token_ids: tuple[int, ...]
     release: Release
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

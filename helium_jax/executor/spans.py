@@ -19,6 +19,7 @@ class _Open:
     first_token: float | None = None
     worker: int | None = None
     num_prompt_tokens: int = 0
+    attempt: int | None = 0  # None: the last one was given up
 
 
 class SpanBook:
@@ -39,11 +40,11 @@ class SpanBook:
             span.encoded = now
             span.num_prompt_tokens = num_prompt_tokens
 
-    def submitted(self, call_id: int, worker: int | None, now: float) -> None:
+    def submitted(self, call_id: int, worker: int | None, attempt: int, now: float) -> None:
         """It goes to the engine, perhaps once more."""
         span = self._open.get(call_id)
         if span is not None:
-            span.submitted, span.worker = now, worker
+            span.submitted, span.worker, span.attempt = now, worker, attempt
             span.admitted = span.first_token = None
 
     def admitted(self, call_id: int, worker: int | None, now: float) -> None:
@@ -53,22 +54,28 @@ class SpanBook:
             span.admitted = now
             span.worker = span.worker if worker is None else worker
 
-    def progressed(self, call_id: int, now: float) -> None:
+    def given_up(self, call_id: int) -> None:
+        """Its attempt is cancelled: what that still has to say does not count."""
+        span = self._open.get(call_id)
+        if span is not None:
+            span.attempt = None
+
+    def progressed(self, call_id: int, attempt: int, now: float) -> None:
         """Tokens came."""
         span = self._open.get(call_id)
-        if span is not None and span.first_token is None:
+        if span is not None and span.attempt == attempt and span.first_token is None:
             span.first_token = now
 
-    def served(self, call_id: int, num_prompt_tokens: int, now: float) -> None:
+    def served(self, call_id: int, attempt: int, num_prompt_tokens: int, now: float) -> None:
         """Its answer was already there."""
-        span = self._open.pop(call_id, None)
+        span = self._take(call_id, attempt)
         if span is not None:
             usage = Usage(prompt_tokens=num_prompt_tokens, completion_tokens=0, kv_cached=0)
             self._close(span, "result", usage, now)
 
-    def finished(self, call_id: int, usage: Usage, now: float) -> None:
+    def finished(self, call_id: int, attempt: int, usage: Usage, now: float) -> None:
         """The engine gave an answer."""
-        span = self._open.pop(call_id, None)
+        span = self._take(call_id, attempt)
         if span is not None:
             self._close(span, "kv" if usage.kv_cached else "computed", usage, now)
 
@@ -89,6 +96,10 @@ class SpanBook:
         span = self._open.pop(call_id, None)
         if span is not None:
             self._close(span, "failed", _usage(span), now)
+
+    def _take(self, call_id: int, attempt: int) -> _Open | None:
+        span = self._open.get(call_id)
+        return self._open.pop(call_id) if span is not None and span.attempt == attempt else None
 
     def _close(self, span: _Open, source: SpanSource, usage: Usage, now: float) -> None:
         if len(self._closed) < MAX_SPANS:

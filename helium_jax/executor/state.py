@@ -145,16 +145,16 @@ class RunState:
                 self._has_started = True
             case CallEncoded(call_id=call_id, token_ids=token_ids):
                 self._calls.on_encoded(call_id, token_ids)
-            case CallProgressed(call_id=call_id, num_tokens=num_tokens, text=text):
-                self._calls.on_progressed(call_id, num_tokens, text)
+            case CallProgressed():
+                self._calls.on_progressed(event)
             case CallFinished():
                 self._land(self._calls.on_finished(event))
             case CallServed():
                 self._land(self._calls.on_served(event))
             case CallFailed():
                 self._land(self._calls.on_failed(event))
-            case CallTimedOut(call_id=call_id, attempt=attempt):
-                self._land(self._calls.on_timed_out(call_id, attempt))
+            case CallTimedOut():
+                self._land(self._calls.on_timed_out(event))
             case FunctionReturned(invocation_id=invocation_id, text=text):
                 self._on_returned(invocation_id, text)
             case FunctionFailed(invocation_id=invocation_id, code=code, message=message):
