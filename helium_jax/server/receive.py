@@ -36,7 +36,8 @@ async def receive_object(request: web.Request, *, unique_keys: bool = False) -> 
         essence = kind.partition(";")[0].strip().lower()
         if essence != "application/json" and not essence.endswith("+json"):
             raise MediaTypeError(
-                "the Content-Type must be application/json (curl: -H 'Content-Type: application/json')"
+                "the Content-Type must be application/json; "
+                "with curl: -H 'Content-Type: application/json'"
             )
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise MediaTypeError("the Content-Encoding must be identity: send the body as it is")
