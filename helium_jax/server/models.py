@@ -7,6 +7,7 @@ from aiohttp import web
 from msgspec import UNSET
 
 from helium_jax.server.bodies import DetokenizeBody, TokenizeBody
+from helium_jax.server.embeddings import describe_embeddings
 from helium_jax.server.errors import NotFoundError
 from helium_jax.server.openai import check_model, model_names
 from helium_jax.server.prompts import check_ids, check_messages
@@ -94,8 +95,13 @@ async def post_detokenize(request: web.Request) -> web.Response:
 
 
 def _card(request: web.Request, name: str) -> ModelCard:
-    info = request.app[RUNTIME].generator.info
-    return ModelCard(id=name, created=request.app[STARTED_UNIX], max_model_len=info.max_model_len)
+    generator = request.app[RUNTIME].generator
+    return ModelCard(
+        id=name,
+        created=request.app[STARTED_UNIX],
+        max_model_len=generator.info.max_model_len,
+        embeddings=describe_embeddings(generator),
+    )
 
 
 def _json(value: msgspec.Struct) -> web.Response:

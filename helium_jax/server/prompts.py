@@ -140,37 +140,44 @@ def _content(content: str | list[ContentPart] | None, path: str, found: Findings
 
 
 def check_prompts(
-    prompt: str | list[Any], info: ModelInfo, limits: Limits, found: Findings
+    prompt: str | list[Any],
+    info: ModelInfo,
+    limits: Limits,
+    found: Findings,
+    *,
+    name: str = "prompt",
 ) -> list[Prompt]:
-    """The four forms of a completions prompt: text, texts, token ids, lists of token ids.
+    """The four forms of prompts: text, texts, token ids, lists of token ids.
 
-    Empty prompts are errors in every form.
+    Empty prompts are errors in every form. `name`: the field in which they stand.
     """
     if isinstance(prompt, str):
-        return _texts([prompt], ["prompt"], limits, found)
+        return _texts([prompt], [name], name, limits, found)
     if not prompt:
-        found.add("prompt", "is empty; send a text or token ids")
+        found.add(name, "is empty; send a text or token ids")
         return []
     if isinstance(prompt[0], str):
-        paths = [f"prompt[{i}]" for i in range(len(prompt))]
-        if _too_many(prompt, limits, found):
+        paths = [f"{name}[{i}]" for i in range(len(prompt))]
+        if _too_many(prompt, name, limits, found):
             return []
-        return _texts(prompt, paths, limits, found)
+        return _texts(prompt, paths, name, limits, found)
     if isinstance(prompt[0], list):
-        if _too_many(prompt, limits, found):
+        if _too_many(prompt, name, limits, found):
             return []
-        return [_ids(ids, f"prompt[{i}]", info, found) for i, ids in enumerate(prompt)]
-    return [_ids(prompt, "prompt", info, found)]
+        return [_ids(ids, f"{name}[{i}]", info, found) for i, ids in enumerate(prompt)]
+    return [_ids(prompt, name, info, found)]
 
 
-def _too_many(prompts: list[Any], limits: Limits, found: Findings) -> bool:
+def _too_many(prompts: list[Any], name: str, limits: Limits, found: Findings) -> bool:
     if len(prompts) <= limits.prompts:
         return False
-    found.add("prompt", f"has {len(prompts)} prompts; the limit is {limits.prompts}")
+    found.add(name, f"has {len(prompts)} prompts; the limit is {limits.prompts}")
     return True
 
 
-def _texts(texts: list[Any], paths: list[str], limits: Limits, found: Findings) -> list[Prompt]:
+def _texts(
+    texts: list[Any], paths: list[str], name: str, limits: Limits, found: Findings
+) -> list[Prompt]:
     prompts = []
     num_chars = 0
     for text, path in zip(texts, paths, strict=True):
@@ -182,7 +189,7 @@ def _texts(texts: list[Any], paths: list[str], limits: Limits, found: Findings) 
         num_chars += len(text)
         prompts.append(Prompt(path=path, text=text))
     if num_chars > limits.prompt_chars:
-        found.add("prompt", f"has {num_chars} characters; the limit is {limits.prompt_chars}")
+        found.add(name, f"has {num_chars} characters; the limit is {limits.prompt_chars}")
     return prompts
 
 

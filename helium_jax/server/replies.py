@@ -176,13 +176,14 @@ class CompletionReply(Struct, kw_only=True, frozen=True):
 
 
 class ModelCard(Struct, kw_only=True, frozen=True):
-    """A model that is served."""
+    """A model that is served; `embeddings` says what its vectors are, if it makes any."""
 
     id: str
     created: int
     max_model_len: int
     object: str = "model"
     owned_by: str = "helium-jax"
+    embeddings: str | UnsetType = UNSET
 
 
 class ModelList(Struct, kw_only=True, frozen=True):

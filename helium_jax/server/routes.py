@@ -10,6 +10,7 @@ from msgspec import Struct
 from helium_jax.server import (
     cache,
     cache_map,
+    embeddings,
     health,
     messages,
     models,
@@ -21,6 +22,7 @@ from helium_jax.server import (
     runs,
 )
 from helium_jax.server.bodies import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
+from helium_jax.server.embeddings import EmbeddingsBody, EmbeddingsReply
 from helium_jax.server.messages_bodies import CountTokensBody, MessagesBody
 from helium_jax.server.messages_replies import (
     MessagesError,
@@ -167,6 +169,13 @@ ROUTES = (
         body=CountTokensBody,
         reply=TokenCount,
         error=MessagesError,
+    ),
+    _post(
+        "/v1/embeddings",
+        "Vectors of texts: mean-pooled hidden states",
+        embeddings.post_embeddings,
+        body=EmbeddingsBody,
+        reply=EmbeddingsReply,
     ),
     _get("/v1/models", "Models that are served", models.get_models, reply=ModelList),
     _get("/v1/models/{model:.+}", "One model", models.get_model, reply=ModelCard),

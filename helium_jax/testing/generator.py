@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import itertools
+import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 
@@ -228,6 +229,20 @@ class FakeGenerator:
             pin_id = next(self._pin_ids)
             self._pins[pin_id] = prefix
         return WarmReceipt(resident=resident, computed=computed, pin_id=pin_id, worker=index)
+
+    @property
+    def embedding_size(self) -> int:
+        """Numbers of a vector."""
+        return 8
+
+    async def embed(self, token_ids: Sequence[int]) -> tuple[float, ...]:
+        """A vector of length one that depends on how often each id occurs."""
+        await asyncio.sleep(0)
+        counts = [0.0] * self.embedding_size
+        for token_id in token_ids:
+            counts[token_id % self.embedding_size] += 1.0
+        length = math.hypot(*counts)
+        return tuple(count / length for count in counts)
 
     async def unpin(self, pin_id: int) -> None:
         """Gives a pin back.

@@ -4,6 +4,7 @@ One engine serves all tests of the file, so that it compiles once; each leaves i
 """
 
 import asyncio
+import math
 
 import openai
 import pytest
@@ -160,3 +161,20 @@ async def test_a_plan_is_warmed_run_and_explained(served):
     assert (await served.ask("DELETE", f"/v1/cache/pins/{pin}")).status == 200
     assert (await served.get("/v1/cache")).json()["kv"][0]["pinned"] == 0
     await until_idle(served)
+
+
+async def test_vectors_of_texts_through_the_openai_client(served):
+    compiled = served.generator.statistics()[0].num_compiles_after_warmup
+    async with openai.AsyncOpenAI(base_url=served.url + "/v1", api_key="none") as client:
+        texts = ["a heron", "a heron waits"]
+        by_default = await client.embeddings.create(model="fake", input=texts)
+        as_floats = await client.embeddings.create(
+            model="fake", input=texts[1], encoding_format="float"
+        )
+        assert by_default.data[1].embedding == pytest.approx(as_floats.data[0].embedding)
+        assert all(math.hypot(*one.embedding) == pytest.approx(1) for one in by_default.data)
+        assert by_default.usage.prompt_tokens == sum(map(len, texts))
+        with pytest.raises(openai.BadRequestError) as too_long:
+            await client.embeddings.create(model="fake", input="x" * 500)
+        assert too_long.value.code == "context_length_exceeded"
+    assert served.generator.statistics()[0].num_compiles_after_warmup == compiled
