@@ -177,6 +177,13 @@ FOREIGN_CHAT_FIELDS: dict[str, tuple[Any, ...]] = {
     "web_search_options": (),
 }
 FOREIGN_COMPLETION_FIELDS: dict[str, tuple[Any, ...]] = {**FOREIGN_FIELDS, "suffix": ("",)}
+# Of vLLM's structured_outputs.
+FOREIGN_STRUCTURED_FIELDS: dict[str, tuple[Any, ...]] = {
+    "disable_additional_properties": (False,),
+    "disable_any_whitespace": (False,),
+    "structural_tag": (),
+    "whitespace_pattern": (),
+}
 # Of a message: each would change the rendered prompt.
 FOREIGN_MESSAGE_FIELDS: dict[str, tuple[Any, ...]] = {
     "audio": (),

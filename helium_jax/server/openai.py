@@ -61,7 +61,7 @@ async def post_chat(request: web.Request) -> web.StreamResponse:
         info = runtime.generator.info
         sampling = check_sampling(body, info, runtime.text.sampling, config.limits, found)
         tools, choice = check_tools(body, config.limits, found)
-        wanted = check_format(body, found, has_tools=bool(tools))
+        wanted = check_format(body, raw, found, has_tools=bool(tools))
         messages = check_messages(body.messages, raw["messages"], config.limits, found)
         hints = check_hints(body, body.priority, config.limits, found)
         variables = check_variables(body.chat_template_kwargs or {}, config.limits, found)
@@ -95,7 +95,7 @@ async def post_completions(request: web.Request) -> web.StreamResponse:
         info = runtime.generator.info
         sampling = check_sampling(body, info, runtime.text.sampling, limits, found)
         prompts = check_prompts(body.prompt, info, limits, found)
-        wanted = check_format(body, found)
+        wanted = check_format(body, raw, found)
         hints = check_hints(body, body.priority, limits, found)
         _check_salt(body, limits.salt_chars, found)
         _check_best_of(body, found)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from helium_jax.errors import RequestError
-from helium_jax.server.bodies import SamplingFields
+from helium_jax.server.bodies import FOREIGN_STRUCTURED_FIELDS, SamplingFields
 from helium_jax.server.reading import Findings
+from helium_jax.server.sampling import check_foreign
 from helium_jax.server.tools import ToolChoice, ToolSpec, ToolSyntax, compile_tools
 from helium_jax.text import GrammarKind, GrammarSpec, TextModel
 from helium_jax.types import TokenGrammar
@@ -42,12 +43,16 @@ _Make = Callable[[], GrammarSpec]
 
 
 def check_format(
-    body: SamplingFields, found: Findings, *, has_tools: bool = False
+    body: SamplingFields, raw: dict[str, Any], found: Findings, *, has_tools: bool = False
 ) -> AnswerFormat | None:
     """The format that a body asks for; None for any text.
 
-    `has_tools`: the answer may also be calls; then the format is for the answers without calls.
+    `raw`: what the body was read from. `has_tools`: the answer may also be calls; then the format
+    is for the answers without calls.
     """
+    if body.structured_outputs is not None:
+        outputs = raw["structured_outputs"]
+        check_foreign(outputs, FOREIGN_STRUCTURED_FIELDS, "structured_outputs", found)
     given = [*_response_format(body, found), *_structured_outputs(body), *_guided(body)]
     if len(given) > 1:
         paths = [path for path, _ in given]

@@ -5,14 +5,28 @@ import json
 import msgspec
 import pytest
 
-from helium_jax.server.routes import ROUTES
 from helium_jax.server.bodies import (
     FOREIGN_CHAT_FIELDS,
     FOREIGN_COMPLETION_FIELDS,
     FOREIGN_MESSAGE_FIELDS,
+    FOREIGN_STRUCTURED_FIELDS,
     ContentPart,
     Message,
     StreamOptions,
+)
+from helium_jax.server.format_bodies import (
+    JsonSchemaBody,
+    ResponseFormatBody,
+    StructuredOutputsBody,
+)
+from helium_jax.server.routes import ROUTES
+from helium_jax.server.tool_bodies import (
+    AllowedTools,
+    CalledFunction,
+    FunctionBody,
+    ToolBody,
+    ToolCallBody,
+    ToolChoiceBody,
 )
 from tests.server.plans import until
 
@@ -113,6 +127,62 @@ def bodies(good, kind, foreign):
             part = with_field(rest, field, value)
             message = with_field({"role": "user"}, "content", f"[{part}]")
             yield f"part.{field}={what}", with_field(good, "messages", f"[{message}]")
+
+
+# Bodies within a chat body: a good one, and where it goes.
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+INNER = {
+    ResponseFormatBody: (
+        {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "integer"}}},
+        '{"response_format": %s}',
+    ),
+    JsonSchemaBody: (
+        {"name": "n", "schema": {"type": "integer"}},
+        '{"response_format": {"type": "json_schema", "json_schema": %s}}',
+    ),
+    StructuredOutputsBody: ({}, '{"structured_outputs": %s}'),
+    ToolBody: (TOOL, '{"tools": [%s]}'),
+    FunctionBody: (TOOL["function"], '{"tools": [{"type": "function", "function": %s}]}'),
+    ToolChoiceBody: (TOOL, json.dumps({"tools": [TOOL]})[:-1] + ', "tool_choice": %s}'),
+    AllowedTools: (
+        {"mode": "auto", "tools": [TOOL]},
+        json.dumps({"tools": [TOOL]})[:-1]
+        + ', "tool_choice": {"type": "allowed_tools", "allowed_tools": %s}}',
+    ),
+    ToolCallBody: (
+        {"id": "c", "function": {"name": "f", "arguments": "{}"}},
+        '{"messages": [{"role": "assistant", "tool_calls": [%s]}]}',
+    ),
+    CalledFunction: (
+        {"name": "f", "arguments": "{}"},
+        '{"messages": [{"role": "assistant", "tool_calls": [{"id": "c", "function": %s}]}]}',
+    ),
+}
+FOREIGN_INNER = {StructuredOutputsBody: FOREIGN_STRUCTURED_FIELDS}
+
+
+@pytest.mark.parametrize("kind", INNER, ids=lambda kind: kind.__name__)
+async def test_no_value_of_an_inner_field_breaks_the_server(serve, kind):
+    path = "/v1/chat/completions"
+    inner, place = INNER[kind]
+    async with serve() as served:
+        before = await served.post(path, GOOD[path])
+        for field in [*names(kind), *FOREIGN_INNER.get(kind, ()), "unknown"]:
+            for what, value in ODD_VALUES.items():
+                rest = {name: one for name, one in inner.items() if name != field}
+                outer = place % with_field(rest, field, value)
+                good = {name: one for name, one in GOOD[path].items() if f'"{name}"' not in outer}
+                body = json.dumps(good)[:-1] + ", " + outer[1:]
+                answer = await served.post(path, body.encode())
+                assert answer.status in (200, 400), (field, what, answer.body[:300])
+                if answer.status == 400:
+                    message = answer.error["message"]
+                    assert "Traceback" not in message
+                    assert "object at 0x" not in message
+                    assert len(answer.body) < 20_000, (field, what)
+        after = await served.post(path, GOOD[path])
+        assert volatile_less(after) == volatile_less(before)
+        await until(lambda: not served.generator.running)
 
 
 def with_field(rest, field, value):

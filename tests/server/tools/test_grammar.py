@@ -171,6 +171,24 @@ async def test_a_schema_that_cannot_be_used_is_named(text):
     assert raised.value.param == "tools[1].function.parameters"
 
 
+async def test_many_tools_are_told_apart(judge):
+    tools = [
+        ToolSpec(
+            name=f"tool_{i}",
+            parameters={
+                "type": "object",
+                "properties": {f"field_{j}": {"type": "string"} for j in range(20)},
+                "required": [f"field_{i % 20}"],
+                "additionalProperties": False,
+            },
+        )
+        for i in range(128)
+    ]
+    right = HERMES.write_call("tool_77", '{"field_17": "x"}')
+    assert await judge(AUTO, right, tools=tools) == "yes"
+    assert await judge(AUTO, right.replace("77", "78"), tools=tools) == "no"
+
+
 def test_schemas_that_are_too_long_together_are_refused():
     long = {"type": "object", "properties": {f"p{i}": CITY for i in range(1000)}}
     tools = [ToolSpec(name=f"t{i}", parameters=long) for i in range(8)]
