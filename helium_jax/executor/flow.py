@@ -257,16 +257,13 @@ class Flow:
 
     def _fail_frame(self, frame: Frame, error: RowError) -> None:
         """Something that was wanted of a frame will not be there."""
-        if not frame.is_live:
-            return
-        for name in [*frame.running]:
-            self.stop(frame, name)
-        self._ask_owner(frame, error)
+        if frame.is_live:
+            self._ask_owner(frame, error)
 
     def _ask_owner(self, frame: Frame, outcome: Mapping[str, Value] | RowError) -> None:
         frame.is_live = False
-        for name in [*frame.awaited]:
-            self._await_only(frame, name, ())
+        for name in frame.running | frame.awaited:
+            self.stop(frame, name)  # what is not needed after all
         parent = frame.parent
         assert parent is not None, "a root has no end that anybody waits for"
         activation = parent.running[frame.owner]

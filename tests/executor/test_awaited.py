@@ -210,6 +210,27 @@ def test_the_losers_of_a_race_are_closed_with_it():
     assert sorted(run.answer("b", "x")) == ["a", "after_a", "b"]
 
 
+def test_a_call_that_turns_out_not_to_be_needed_is_cancelled_and_closed():
+    builder = PlanBuilder()
+    q = builder.input("q")
+
+    def body(b, text):
+        draft = b.completion("d " + text, name="draft")
+        return b.loop(
+            condition='contains(inner, "yes")',
+            max_iterations=2,
+            carry={"inner": q, "found": text},
+            body=lambda b, inner, found: {"inner": inner, "found": draft},
+            result="found",
+            name="again",
+        )
+
+    builder.output("o", builder.loop(count=1, carry={"text": q}, body=body, name="once"))
+    run = Run(builder.build(), q="no")
+    assert run.listener.closed_now() == ["draft"]
+    assert (run.state.status, run.open) == ("completed", {})
+
+
 def test_what_a_failure_makes_impossible_is_closed_with_it():
     builder = PlanBuilder()
     q = builder.input("q")
