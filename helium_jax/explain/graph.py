@@ -102,12 +102,14 @@ def _add_scope(
 ) -> None:
     """Adds nodes that see each other, then those in their bodies."""
     fetched = frozenset(report.prepared.optimized.fetched)
+    given = report.prepared.plan.nodes
     names = {node.name for node in siblings}
     for node in siblings:
         nodes.append(
             GraphNode(
                 name=node.name,
-                type=type_word(node),
+                # What is fetched has become a constant; it is shown as what it was.
+                type=type_word(given.get(node.name, node)),
                 state="fetched" if node.name in fetched else "kept",
                 inside=inside,
                 lines=tuple(operator_lines(report, node)),

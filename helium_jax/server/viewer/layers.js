@@ -68,11 +68,14 @@ function assignLayers(names, edges) {
 /** Columns of items, and for each edge its chain of items; long edges get points to pass through. */
 function addWaypoints(items, edges, layers) {
   const columns = Array.from({ length: Math.max(-1, ...layers.values()) + 1 }, () => []);
-  for (const [name, item] of items) columns[layers.get(name)].push(item);
+  for (const [name, item] of items) {
+    item.layer = layers.get(name);
+    columns[item.layer].push(item);
+  }
   const chains = edges.map((edge) => {
     const chain = [items.get(edge.source)];
     for (let layer = layers.get(edge.source) + 1; layer < layers.get(edge.target); layer += 1) {
-      const point = { width: 0, height: 6 };
+      const point = { width: null, height: 6, layer };  // as wide as its column
       columns[layer].push(point);
       chain.push(point);
     }
@@ -92,8 +95,13 @@ function order(columns, chains) {
       join(chain[i - 1], chain[i]);
     }
   }
-  const rank = () => columns.forEach((column) => column.forEach((item, i) => { item.rank = i / column.length; }));
-  for (let sweep = 0; sweep < SWEEPS; sweep += 1) {
+  const rank = () => columns.forEach((column) => column.forEach((item, i) => {
+    item.rank = (i + 0.5) / column.length;
+  }));
+  rank();
+  let best = columns.map((column) => [...column]);  // the author's order, unless another is better
+  let fewest = countCrossings(chains);
+  for (let sweep = 0; sweep < SWEEPS && fewest; sweep += 1) {
     const inOrder = sweep % 2 ? [...columns].reverse() : columns;
     for (const column of inOrder) {
       rank();
@@ -104,7 +112,32 @@ function order(columns, chains) {
       }));
       column.sort((a, b) => weight.get(a) - weight.get(b));
     }
+    rank();
+    const crossings = countCrossings(chains);
+    if (crossings < fewest) {
+      fewest = crossings;
+      best = columns.map((column) => [...column]);
+    }
   }
+  best.forEach((column, i) => columns[i].splice(0, column.length, ...column));
+}
+
+/** Pairs of lines between the same two columns that cross. */
+function countCrossings(chains) {
+  const lines = new Map();
+  for (const { chain } of chains) {
+    for (let i = 1; i < chain.length; i += 1) {
+      const line = [chain[i - 1].rank, chain[i].rank];
+      lines.set(chain[i].layer, [...(lines.get(chain[i].layer) ?? []), line]);
+    }
+  }
+  let crossings = 0;
+  for (const between of lines.values()) {
+    for (const [a, b] of between) {
+      for (const [c, d] of between) crossings += a < c && b > d ? 1 : 0;
+    }
+  }
+  return crossings;
 }
 
 function place(items, columns, chains) {
@@ -115,6 +148,7 @@ function place(items, columns, chains) {
     const width = Math.max(0, ...column.map((item) => item.width));
     let y = (height - heights[index]) / 2;
     for (const item of column) {
+      item.width ??= width;
       item.x = x + (width - item.width) / 2;
       item.y = y;
       y += item.height + GAP_Y;

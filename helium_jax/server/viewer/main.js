@@ -4,7 +4,7 @@ import { byId } from "./dom.js";
 import { pagesPane } from "./pages.js";
 import { planPane } from "./plan.js";
 import { RunHead, rowsPane, runList } from "./runs.js";
-import { ask, key, ServerError } from "./server.js";
+import { ask, key, LostError, ServerError } from "./server.js";
 import { timelinePane } from "./timeline.js";
 import { Watch } from "./watch.js";
 import { FINAL, stateWords } from "./words.js";
@@ -91,7 +91,6 @@ function refresh() {
   head.show(watch);
   if (pane === "rows") panes.rows.update();
   if (pane === "plan") panes.plan.update();
-  byId("link").textContent = watch.isLinked ? "" : "Connection lost; trying again";
   announce();
 }
 
@@ -113,6 +112,7 @@ function announce() {
 async function loadRuns() {
   const reply = await attempt(() => ask("/v1/runs"));
   if (!reply) return;
+  byId("link").textContent = "";
   const isFirst = !runs.length && reply.data.length;
   runs = reply.data;
   list.show(runs, watch?.run.id, pane);
@@ -148,9 +148,9 @@ async function attempt(work) {
 }
 
 function say(error) {
-  const isLost = !(error instanceof ServerError);
-  byId("link").textContent = isLost ? "The server does not answer; trying again" : error.message;
-  if (isLost && !(error instanceof TypeError)) console.error(error);
+  if (error instanceof LostError) byId("link").textContent = "The server does not answer; trying again";
+  else if (error instanceof ServerError) byId("link").textContent = error.message;
+  else throw error;
 }
 
 // --- the key, the theme, the keyboard --------------------------------------------------------

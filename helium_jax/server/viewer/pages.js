@@ -46,7 +46,13 @@ export class PagesPane {
       h("h3", {}, `Worker ${worker.worker} `,
         h("span", { class: "quiet" }, `${plural(worker.cells.length, unit)}, ${plural(worker.page_size, "token")} a page: ${words}`)),
       canvas,
-      h("h4", {}, "Prefixes ", h("span", { class: "quiet" }, "width: pages of a prefix and of all that begin with it")),
+      h("h4", {}, "Prefixes ",        h("span", { class: "quiet" }, "width: pages of a prefix and of all that begin with it")),
+      legend("What the bars' colours mean", [
+        [s("rect", { class: "bar-common", x: 0, y: 1, width: 22, height: 12, rx: 2 }), "several prompts begin so"],
+        [s("rect", { class: "page-cached", x: 0, y: 1, width: 22, height: 12, rx: 2 }), "one prompt goes on so"],
+        [s("rect", { class: "bar-read", x: 0, y: 1, width: 22, height: 12, rx: 2 }), "being read now"],
+        [s("rect", { class: "pin-bar", x: 0, y: 8, width: 22, height: 4, rx: 2 }), "pinned"],
+      ]),
       worker.prefixes.length ? this.#icicle(worker, detail) : h("p", { class: "quiet" }, "No prefix is kept."),
       worker.folded ? h("p", { class: "quiet" }, `${plural(worker.folded, "page")} of smaller prefixes not drawn.`) : null,
       detail,
@@ -73,17 +79,19 @@ export class PagesPane {
     const shown = worker.prefixes.map((prefix, i) => ({ prefix, i, ...places[i] }))
       .filter((one) => one.depth < MAX_DEPTH && one.wide >= 1.5)
       .sort((a, b) => a.depth - b.depth || a.x - b.x);
-    const marks = shown.map(({ prefix, x, wide, depth: level }, place) => {
-      const reading = prefix.readers ? "read" : "idle";
+    const labels = labelPrefixes(worker.prefixes);
+    const numBehind = worker.prefixes.map(() => 0);
+    for (const { parent } of worker.prefixes) if (parent !== null) numBehind[parent] += 1;
+    const marks = shown.map(({ prefix, i, x, wide, depth: level }, place) => {
+      const reading = prefix.readers ? "read" : numBehind[i] ? "common" : "idle";
       const mark = s("g", {
         class: `stretch ${reading} ${prefix.text === null ? "hidden-text" : ""}`, role: "button", "aria-label": describe(prefix, worker),
       }, s("rect", { x: x + 0.75, y: level * ROW + 1, width: Math.max(wide - 1.5, 1), height: ROW - 3, rx: 3 }));
       mark.dataset.key = `${worker.worker}-${level}-${place}`;
       if (prefix.pinned) mark.append(s("rect", { class: "pin-bar", x: x + 0.75, y: (level + 1) * ROW - 6, width: Math.max(((wide - 1.5) * prefix.pinned) / (prefix.pages + prefix.below), 2), height: 4, rx: 2 }));
-      const letters = Math.floor((wide - 16) / 7.2);
+      const letters = Math.floor((wide - 10) / 6.8);
       if (letters >= 4) {
-        const label = prefix.text === null ? `another key's, ${plural(prefix.pages, "page")}` : prefix.text;
-        mark.append(s("text", { x: x + 8, y: level * ROW + 19 }, short(label.trim(), letters)));
+        mark.append(s("text", { x: x + 6, y: level * ROW + 18.5 }, short(labels[i].trim(), letters)));
       }
       picture.append(mark);
       return mark;
@@ -118,6 +126,28 @@ export class PagesPane {
       ["Level", "Begins", "Tokens", "Tokens behind it", "Readers", "Pinned pages"], rows, { numeric: [0, 2, 3, 4, 5] });
     return h("div", {}, states, tree);
   }
+}
+
+/** How each stretch goes on where its siblings part: what they all begin with says nothing. */
+function labelPrefixes(prefixes) {
+  const families = new Map();
+  for (const { parent, text } of prefixes) {
+    if (text !== null) families.set(parent, [...(families.get(parent) ?? []), text]);
+  }
+  const common = new Map([...families].map(([parent, texts]) => {
+    const first = texts[0];
+    let length = first.length;
+    for (const text of texts) {
+      while (!text.startsWith(first.slice(0, length))) length -= 1;
+    }
+    const wordStart = first.slice(0, length).search(/\S*$/);
+    return [parent, texts.length > 1 ? wordStart : 0];
+  }));
+  return prefixes.map(({ parent, text, pages }) => {
+    if (text === null) return `another key's, ${plural(pages, "page")}`;
+    const skipped = common.get(parent);
+    return skipped ? `…${text.slice(skipped)}` : text;
+  });
 }
 
 function describe(prefix, worker) {

@@ -32,7 +32,7 @@ export class PlanPane {
 
   /** Colours the picture by what is known now. */
   update() {
-    if (!this.graph) return;
+    if (!this.graph || this.graph.run_id !== this.watch.run.id) return;
     for (const node of this.graph.nodes) this.#dress(node);
   }
 
@@ -57,6 +57,7 @@ export class PlanPane {
     }, s("defs", {}, s("marker", {
       id: "arrow", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto",
     }, s("path", { d: "M0,0.5 L8,4 L0,7.5 z", class: "arrow" }))));
+    picture.style.minWidth = `${0.6 * (width + 2 * MARGIN)}px`;
     // Bodies first, so that what they hold lies above them.
     const marks = new Map();
     for (const box of boxes.filter((one) => one.hasBody)) picture.append(this.#box(box, marks));
@@ -67,7 +68,7 @@ export class PlanPane {
     }
     for (const box of boxes.filter((one) => !one.hasBody)) picture.append(this.#box(box, marks));
     this.marks = marks;
-    const inOrder = [...boxes].sort((a, b) => a.x - b.x || a.y - b.y);
+    const inOrder = [...boxes].sort((a, b) => isGone(a.node) - isGone(b.node) || a.x - b.x || a.y - b.y);
     roving(inOrder.map((box) => marks.get(box.node.name).group), (i) => this.#choose(inOrder[i].node));
     this.detail = h("section", { class: "detail", "aria-label": "Chosen operator" });
     this.pane.replaceChildren(

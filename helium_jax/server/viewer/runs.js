@@ -128,6 +128,7 @@ export class RowsPane {
   }
 
   update() {
+    if (!this.watch) return;
     const rows = [...this.watch.rows.values()].sort((a, b) => a.row - b.row);
     const key = `${this.watch.run.id} ${rows.length}`;
     if (key === this.shown) return;

@@ -17,10 +17,17 @@ export class ServerError extends Error {
   }
 }
 
-function request(path, options = {}) {
+/** The server could not be reached. */
+export class LostError extends Error {}
+
+async function request(path, options = {}) {
   const headers = { ...options.headers };
   if (key.get()) headers.Authorization = `Bearer ${key.get()}`;
-  return fetch(path, { ...options, headers, cache: "no-store", redirect: "error" });
+  try {
+    return await fetch(path, { ...options, headers, cache: "no-store", redirect: "error" });
+  } catch (error) {
+    throw new LostError(error.message);
+  }
 }
 
 async function refuse(response) {
@@ -44,9 +51,9 @@ export async function askLines(path) {
 
 /**
  * Reads a run's events to their end, over lost connections: what Last-Event-ID names is not told
- * again. `tell` gets every event, `link` whether the connection stands.
+ * again. `tell` gets every event.
  */
-export async function follow(runId, { tell, link, signal }) {
+export async function follow(runId, { tell, signal }) {
   let last = "";
   while (!signal.aborted) {
     try {
@@ -55,7 +62,6 @@ export async function follow(runId, { tell, link, signal }) {
       if (response.status === 204) return;
       if (response.status === 410) last = "";  // some are gone: begin with the oldest kept
       if (!response.ok) await refuse(response);
-      link(true);
       for await (const event of readEvents(response.body)) {
         if (event.id) last = event.id;
         if (event.data.type) tell(event.data);
@@ -63,8 +69,8 @@ export async function follow(runId, { tell, link, signal }) {
       }
     } catch (error) {
       if (signal.aborted) return;
-      if (error instanceof ServerError && error.status !== 410 && error.status < 500) throw error;
-      link(false);
+      const isPassing = error instanceof LostError || error.status === 410 || error.status >= 500;
+      if (!isPassing) throw error;
     }
     await new Promise((resume) => setTimeout(resume, RETRY_MS));
   }
@@ -74,7 +80,8 @@ async function* readEvents(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let buffer = "";
   for (;;) {
-    const { done, value } = await reader.read();
+    let done, value;
+    try { ({ done, value } = await reader.read()); } catch (error) { throw new LostError(error.message); }
     if (done) return;
     buffer += value;
     const blocks = buffer.split("\n\n");

@@ -81,7 +81,7 @@ export class TimelinePane {
     for (const time of ticks(end)) {
       picture.prepend(
         s("line", { class: "tick", x1: x(time), x2: x(time), y1: 20, y2: y }),
-        s("text", { class: "time", x: x(time), y: 13 }, seconds(time).replace(/\.0+ /, " ")),
+        s("text", { class: "time", x: x(time), y: 13 }, tickLabel(time, end)),
       );
     }
     picture.append(s("rect", { class: "frame", x: LABEL, y: 20, width: width - LABEL - 12, height: y - 20 }));
@@ -178,6 +178,11 @@ function ticks(end) {
   const unit = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].map((factor) => factor * unit).find((one) => one >= raw);
   return Array.from({ length: Math.floor(end / step) + 1 }, (_, i) => i * step);
+}
+
+function tickLabel(time, end) {
+  const [unit, name] = end < 1 ? [1000, "ms"] : [1, "s"];
+  return `${Number((time * unit).toPrecision(4))} ${name}`;
 }
 
 /** Hatchings by reason; their lines take the text's colour. */

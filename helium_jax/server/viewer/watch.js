@@ -4,13 +4,12 @@ import { ask, askLines, follow } from "./server.js";
 import { FINAL } from "./words.js";
 
 export class Watch {
-  /** `changed(what)` is called after every change: "run", "operators", "rows", "link" or "end". */
+  /** `changed(what)` is called after every change: "run", "operators", "rows" or "end". */
   constructor(run, changed) {
     this.run = run;
     this.operators = new Map();
     this.rows = new Map();
     this.notes = [];
-    this.isLinked = true;
     this.changed = changed;
     this.stop = new AbortController();
   }
@@ -23,7 +22,6 @@ export class Watch {
     await follow(this.run.id, {
       signal: this.stop.signal,
       tell: (event) => this.#take(event),
-      link: (isLinked) => { this.isLinked = isLinked; this.changed("link"); },
     });
     if (!this.stop.signal.aborted) await this.#finish();
   }
