@@ -36,6 +36,9 @@ class AsReady:
     def closed(self, operator: str, row: int) -> None:
         """Of no interest here: there are no barriers."""
 
+    def computed_early(self, operator: str, row: int) -> int | None:
+        """Of no interest here: no later use of a row's own pages is told."""
+
     def lost(self, worker: int) -> None:
         """Of no interest here: nothing is placed."""
 

@@ -248,6 +248,7 @@ class Driver:
                 WarmPrefix(
                     token_ids=token_ids,
                     cache_salt=self.options.cache_salt,
+                    planned_next_use=instruction.planned_next_use,
                     worker=instruction.worker,
                 )
             )

@@ -341,10 +341,12 @@ class PrefillAhead:
     Attributes:
         turns: (role, text) pairs; the last text goes on in a way that is not known yet.
         worker: where its producer runs; None if that was left to the pool.
+        planned_next_use: when the plan needs it, so that it is not the first to be evicted.
     """
 
     turns: Turns
     worker: int | None
+    planned_next_use: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

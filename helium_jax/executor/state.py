@@ -209,7 +209,10 @@ class RunState:
                 if not frame.is_live or name not in frame.running:
                     continue
                 for prefix in find_known_prefixes(frame, name, self._flow.peek):
-                    self._out.append(PrefillAhead(turns=prefix.turns, worker=worker))
+                    next_use = self._dispatcher.computed_early(prefix.operator, frame.row)
+                    self._out.append(
+                        PrefillAhead(turns=prefix.turns, worker=worker, planned_next_use=next_use)
+                    )
 
     @property
     def _has_failed(self) -> bool:

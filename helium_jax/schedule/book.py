@@ -113,6 +113,9 @@ class RuleDispatcher:
     def closed(self, operator: str, row: int) -> None:
         """Of no interest here: barriers go by what is coming and in flight."""
 
+    def computed_early(self, operator: str, row: int) -> int | None:
+        """Of no interest here: no later use of a row's own pages is told."""
+
     def lost(self, worker: int) -> None:
         if worker in self._book.workers:
             self._book.workers.remove(worker)

@@ -143,6 +143,12 @@ class Dispatcher(Protocol):
         """No further call of `operator` will come for `row`; repeating it has no effect."""
         ...
 
+    def computed_early(self, operator: str, row: int) -> int | None:
+        """The beginning of a coming call's prompt is computed before the call exists; returns when
+        it is needed, as in `Release.planned_next_use`. When that call is over, `uses_changed` says
+        of its pages what is true then."""
+        ...
+
     def lost(self, worker: int) -> None:
         """A worker is gone: nothing is placed there any more."""
         ...

@@ -56,6 +56,7 @@ class PlannedUses:
         self._stems = _stems(graph)
         self._open = {node.name: _OpenRows(graph.num_rows, node.name, rank) for node in graph.nodes}
         self._told: dict[tuple[tuple[str, ...], tuple[int, ...]], _Told] = {}
+        self._early: set[tuple[str, int]] = set()  # calls whose pages were told of before them
         self._doubtful: dict[tuple[str, int], None] = {}  # closed calls whose prefixes were told
         self._rows_of = _rows_of_values(graph)
 
@@ -74,6 +75,14 @@ class PlannedUses:
                 place = (stem.path, self._instance(stem, row))
                 if place in self._told:
                     self._doubtful[operator, row] = None
+
+    def expect_early(self, operator: str, row: int) -> int | None:
+        """A coming call's prompt is computed in part before the call: when it is needed. What is
+        told of these pages now is taken back when the call is over."""
+        if operator not in self._open or not self._open[operator].has(row):
+            return None
+        self._early.add((operator, row))
+        return self._rank(operator, row)
 
     def at_release(self, call: ReadyCall) -> int | None:
         """When all of a prompt, and its answer with it, is needed again by its row: the next turn
@@ -150,14 +159,15 @@ class PlannedUses:
         uses: list[PrefixUse] = []
         stems = self._stems[call.operator]
         longest = stems[0] if stems else None
-        if (
-            is_over
-            and longest is not None
+        has_own_end = (
+            longest is not None
             and longest.scope == "row"
             and len(longest.path) < len(node.segments)
-        ):
-            # Of what it may have had from an earlier turn, too.
+        )
+        if is_over and (has_own_end or (call.operator, call.row) in self._early):
+            # Of what it may have had from an earlier turn, or before it came, too.
             uses.append(PrefixUse(token_ids=call.token_ids, next_use=None))
+            self._early.discard((call.operator, call.row))
         for stem in stems:
             length = _stem_tokens(node, len(stem.path), len(call.token_ids))
             next_use = self._next_use(stem, call.row)

@@ -137,6 +137,30 @@ async def test_what_is_known_of_a_prompt_is_computed_while_its_producer_decodes(
     assert all(span.kv_cached >= 48 for span in judged)
 
 
+async def test_what_is_computed_early_is_kept_for_its_call_and_no_longer():
+    """Pages without a planned use are evicted first; and what is told must be taken back."""
+    builder = PlanBuilder()
+    q = builder.input("q")
+    opinion = builder.completion("Opinion? " + q, name="opinion")
+    text = "The context is long enough for some pages: " + q + " Opinion: " + opinion
+    builder.output("o", builder.completion(text, name="judge"))
+    engine = Recording()
+    await run(engine, builder.build(), rows_of(2), precompute=False)
+    uses = [prefix.planned_next_use for prefix in engine.warmed]
+    assert None not in uses
+    assert len({*uses}) == len(uses) == 2
+    last = {}
+    for _, use in engine.foreseen:
+        for end in range(PAGE, len(use.token_ids) + 1, PAGE):
+            last[use.token_ids[:end]] = use.next_use
+    for prefix in engine.warmed:
+        pages = len(prefix.token_ids) // PAGE * PAGE
+        assert last[prefix.token_ids[:pages]] is None
+    engine = Recording()
+    await run(engine, builder.build(), rows_of(2), precompute=False, policy="as_ready")
+    assert [prefix.planned_next_use for prefix in engine.warmed] == [None, None]
+
+
 async def test_nothing_is_computed_early_while_the_engine_is_full():
     builder = PlanBuilder()
     q = builder.input("q")

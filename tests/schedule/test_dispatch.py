@@ -210,6 +210,23 @@ def test_a_prefix_of_a_row_is_needed_later_when_a_call_before_will_not_come():
     assert later in uses.expired(["review"])
 
 
+def test_a_prompt_computed_early_is_needed_by_its_call_alone():
+    graph = CallGraph(
+        nodes=(CallNode(name="draft", segments=(OWN,), output_tokens=6, role=""),), num_rows=2
+    )
+    uses = PlannedUses(graph, rank, patience=1)
+    assert uses.expect_early("draft", 1) == rank("draft", 1)
+    assert uses.expect_early("other", 1) is None
+    calls = [call_of(graph, "draft", row) for row in range(2)]
+    told = []
+    for call in calls:
+        uses.consume(call)
+        assert uses.started(call) == []
+        told += uses.finished(call)
+    assert told == [PrefixUse(token_ids=calls[1].token_ids, next_use=None)]
+    assert uses.expect_early("draft", 1) is None
+
+
 def test_rows_with_equal_values_need_each_others_pages():
     node = CallNode(name="draft", segments=(TOPIC, QUESTION), output_tokens=6, role="")
     graph = CallGraph(nodes=(node,), num_rows=4, values={"topic": (0, 1, 0, 1)})

@@ -160,6 +160,9 @@ class _Helium:
             self._turns.skip(operator, row)
         self._has_changed = True
 
+    def computed_early(self, operator: str, row: int) -> int | None:
+        return self._uses.expect_early(operator, row)
+
     def lost(self, worker: int) -> None:
         if worker in self._book.workers:
             self._book.workers.remove(worker)

@@ -69,6 +69,9 @@ class _KVFlow:
             rows.add(row)
             self._has_moved = self._has_moved or len(rows) == self._graph.num_rows
 
+    def computed_early(self, operator: str, row: int) -> int | None:
+        """Of no interest here: no later use of a row's own pages is told."""
+
     def lost(self, worker: int) -> None:
         if worker in self._book.workers:
             self._book.workers.remove(worker)
