@@ -47,7 +47,7 @@ class Vocabulary:
     Args:
         tokens: what each token adds to a text, by id; one without bytes is never allowed.
         special_ids: tokens that are no text; allowed only where a Lark grammar names them.
-        encode: ids of a text.
+        encode: ids of a text, as the model is used to see it.
 
     Attributes:
         num_tokens: masks have as many bits.
@@ -285,7 +285,12 @@ def _grammar_of(spec: GrammarSpec) -> str:
 
 
 class _Source:
-    """What `TokenizerWrapper` wants to know; the attributes' names are the library's."""
+    """What `TokenizerWrapper` wants to know; the attributes' names are the library's.
+
+    It is asked for the ids of texts that a grammar leaves no choice about, and allows their first
+    alone. They must spell that text byte by byte, which not every tokenizer does: some put a space
+    before it.
+    """
 
     def __init__(
         self, tokens: list[bytes], special_ids: list[int], encode: Callable[[str], list[int]]
@@ -295,9 +300,29 @@ class _Source:
         self.eos_token_id = len(tokens) - 1
         self.special_token_ids = [*special_ids, self.eos_token_id]
         self._encode = encode
+        specials = {*self.special_token_ids}
+        self._ids = {token: i for i, token in enumerate(tokens) if token and i not in specials}
+        self._longest = max(map(len, self._ids), default=0)
 
     def __call__(self, text: str) -> list[int]:
-        return self._encode(text)
+        spelled = text.encode()
+        token_ids = self._encode(text)
+        if b"".join([self.tokens[token_id] for token_id in token_ids]) == spelled:
+            return token_ids
+        return self._spell(spelled)
+
+    def _spell(self, text: bytes) -> list[int]:
+        """The longest token that fits, again and again; ends where none does."""
+        token_ids: list[int] = []
+        start = 0
+        while start < len(text):
+            ends = range(min(start + self._longest, len(text)), start, -1)
+            end = next((end for end in ends if text[start:end] in self._ids), None)
+            if end is None:
+                break
+            token_ids.append(self._ids[text[start:end]])
+            start = end
+        return token_ids
 
 
 def _refused(spec: GrammarSpec, reason: str, param: str) -> RequestError:

@@ -13,6 +13,9 @@ from helium_jax.text.byte_level import token_to_bytes
 
 FILE = "tokenizer.json"
 _MAX_ID = 2**31 - 1
+# From here on (characters, ids) the library's calls for batches are worth it: they let other
+# threads run, where those for one text keep the whole process waiting, seconds for megabytes.
+_LONG = 4096
 _SPACE = "\u2581"  # SentencePiece's mark for a space
 
 
@@ -85,7 +88,12 @@ class Tokenizer:
             RequestError: a lone surrogate, which is no Unicode text.
         """
         try:
-            return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+            if len(text) < _LONG:
+                return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+            (found,) = self._backend.encode_batch_fast(
+                [text], add_special_tokens=add_special_tokens
+            )
+            return found.ids
         except TypeError:
             place = next((i for i, char in enumerate(text) if _is_surrogate(char)), None)
             if place is None:
@@ -112,7 +120,10 @@ class Tokenizer:
                     f"{self.vocab_size - 1}",
                     code="invalid_token_id",
                 )
-        return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
+        if len(ids) < _LONG:
+            return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
+        (text,) = self._backend.decode_batch([ids], skip_special_tokens=skip_special_tokens)
+        return text
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes one token adds to a text, for logprobs; a special token is its name.

@@ -67,7 +67,13 @@ def resolved(**options):
 
 
 @pytest.fixture
-def make_loop():
+def make_loop(make_loop_module):
+    """As `make_loop_module`."""
+    return make_loop_module
+
+
+@pytest.fixture(scope="module")
+def make_loop_module():
     """A function of engine options that gives a function of nothing that builds the loop.
 
     Without `warm_up` only the programs that a test needs are compiled, when it needs them.

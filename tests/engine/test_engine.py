@@ -10,6 +10,7 @@ import pytest
 
 from helium_jax.engine import AsyncEngine, Engine
 from helium_jax.errors import CapacityError, InternalError, RequestError
+from helium_jax.text import GrammarSpec
 from helium_jax.types import (
     FinishReason,
     GenerateRequest,
@@ -25,6 +26,7 @@ from tests.engine.conftest import (
     oracle_greedy,
     oracle_logits,
 )
+from tests.engine.grammars import grammar_of
 
 
 def make_prompts(seed, num=10):
@@ -107,13 +109,17 @@ async def test_wishes_pins_hints_and_displacement_change_no_token(make_loop):
 
 def test_nothing_is_compiled_after_warm_up(make_loop):
     samplings = [{}, {"temperature": 1.0}, {"top_k": 3, "temperature": 1.0}, {"logprobs": 2}]
+    grammars = [None, grammar_of(GrammarSpec.of_regex("[0-9]*"))]
     with Engine(make_loop(warm_up=True)) as engine:
         for count in (1, 2, 3, 4, 9):
             for sampling in samplings:
                 prompts = make_prompts(count, count)
                 engine.generate(
                     [
-                        make_request(index, prompt, max_tokens=3, **sampling)
+                        dataclasses.replace(
+                            make_request(index, prompt, max_tokens=3, **sampling),
+                            grammar=grammars[index % 2],
+                        )
                         for index, prompt in enumerate(prompts)
                     ]
                 )
