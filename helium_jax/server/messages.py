@@ -3,6 +3,7 @@
 import asyncio
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET
 
+from helium_jax.errors import RequestError
 from helium_jax.server.admission import working
 from helium_jax.server.answering import Job, answer
 from helium_jax.server.formats import Heading
@@ -17,6 +19,7 @@ from helium_jax.server.held_prefixes import Holding, hold_prefixes
 from helium_jax.server.hints import Hints, affine_worker, check_hints
 from helium_jax.server.messages_bodies import (
     FOREIGN_MESSAGES_FIELDS,
+    FOREIGN_OUTPUT_FIELDS,
     CountTokensBody,
     MessagesBody,
     PromptFields,
@@ -24,15 +27,18 @@ from helium_jax.server.messages_bodies import (
 from helium_jax.server.messages_format import MessagesFormat, MessagesWire
 from helium_jax.server.messages_prompt import Conversation, check_conversation
 from helium_jax.server.messages_replies import TokenCount
+from helium_jax.server.messages_tools import check_messages_tools, make_parser
 from helium_jax.server.openai import check_model, derive_salt
 from helium_jax.server.plan_request import check_salt
 from helium_jax.server.prompts import check_fits, check_variables
 from helium_jax.server.reading import Findings
 from helium_jax.server.receive import finish_reading, parse_body, receive_object
+from helium_jax.server.response_format import AnswerFormat, compile_answer
 from helium_jax.server.sampling import check_foreign, check_stop_strings
 from helium_jax.server.state import CONFIG, REQUEST_ID, RUNS, RUNTIME, TENANT
-from helium_jax.text import TextModel
-from helium_jax.types import GenerateRequest, SamplingParams
+from helium_jax.server.tools import HERMES, ToolChoice, ToolSpec, recognise_syntax, write_tools
+from helium_jax.text import GrammarSpec, TextModel
+from helium_jax.types import GenerateRequest, SamplingParams, TokenGrammar
 
 
 async def post_messages(request: web.Request) -> web.StreamResponse:
@@ -44,9 +50,11 @@ async def post_messages(request: web.Request) -> web.StreamResponse:
         raw = await receive_object(request)
         body, found = parse_body(MessagesBody, raw)
         check_foreign(raw, FOREIGN_MESSAGES_FIELDS, "", found)
-        conversation, hints = None, Hints()
+        conversation, hints, tools, choice, wanted = None, Hints(), [], ToolChoice(), None
         if body is not None:
-            conversation = _check_prompt(request, body, found)
+            conversation = _check_prompt(request, body, raw, found)
+            tools, choice = check_messages_tools(body, config.limits, found)
+            wanted = _check_format(body, found)
             check_stop_strings(body.stop_sequences or (), "stop_sequences", config.limits, found)
             check_salt(body.cache_salt, config.limits, found)
             hints = check_hints(body, body.priority, config.limits, found)
@@ -54,9 +62,11 @@ async def post_messages(request: web.Request) -> web.StreamResponse:
         assert body is not None, "a body that cannot be read has problems"
         assert conversation is not None, "it was read with the body"
         check_model(request, body.model)
-        ids, prefixes = await asyncio.to_thread(_encode, runtime.text, body, conversation)
+        ids, prefixes = await asyncio.to_thread(_encode, runtime.text, body, conversation, tools)
         check_fits(len(ids), None, info.max_model_len, "messages")
         room = info.max_model_len - len(ids)
+        syntax = recognise_syntax(runtime.text.template) or HERMES
+        grammar = await compile_answer(runtime.text, wanted, tools, choice, syntax)
         salt = derive_salt(request[TENANT], body.cache_salt)
         held = await _hold(request, prefixes, salt)
         defaults = runtime.text.sampling
@@ -67,9 +77,11 @@ async def post_messages(request: web.Request) -> web.StreamResponse:
             top_p=defaults.top_p if body.top_p is None else body.top_p,
             top_k=max(defaults.top_k if body.top_k is None else body.top_k, 0),
         )
-        job = _make_job(request, body, ids, sampling, held, hints, started=started)
+        job = _make_job(request, body, ids, sampling, held, hints, grammar, started=started)
+        new_parser = make_parser(tools, choice, syntax)
         form = MessagesFormat(
             _heading(request, [*warnings, *hints.warnings, *held.warnings]),
+            None if new_parser is None else new_parser(),
             num_held=held.computed,
             is_cut=body.max_tokens > room,
         )
@@ -82,25 +94,48 @@ async def post_count_tokens(request: web.Request) -> web.Response:
     raw = await receive_object(request)
     body, found = parse_body(CountTokensBody, raw)
     check_foreign(raw, FOREIGN_MESSAGES_FIELDS, "", found)
-    conversation = None if body is None else _check_prompt(request, body, found)
+    conversation, tools = None, []
+    if body is not None:
+        conversation = _check_prompt(request, body, raw, found)
+        tools, _ = check_messages_tools(body, config.limits, found)
+        _check_format(body, found)
     warnings = finish_reading(found, strict=config.strict)
     assert body is not None, "a body that cannot be read has problems"
     assert conversation is not None, "it was read with the body"
     check_model(request, body.model)
     unmarked = replace(conversation, marks=())
-    ids, _ = await asyncio.to_thread(_encode, runtime.text, body, unmarked)
+    ids, _ = await asyncio.to_thread(_encode, runtime.text, body, unmarked, tools)
     count = TokenCount(input_tokens=len(ids), warnings=warnings or UNSET)
     return web.Response(body=msgspec.json.encode(count), content_type="application/json")
 
 
-def _check_prompt(request: web.Request, body: PromptFields, found: Findings) -> Conversation:
+def _check_prompt(
+    request: web.Request, body: PromptFields, raw: dict[str, Any], found: Findings
+) -> Conversation:
     limits = request.app[CONFIG].limits
+    if body.output_config is not None:
+        check_foreign(raw["output_config"], FOREIGN_OUTPUT_FIELDS, "output_config", found)
     check_variables(body.chat_template_kwargs or {}, limits, found)
     return check_conversation(body, limits, found)
 
 
+def _check_format(body: PromptFields, found: Findings) -> AnswerFormat | None:
+    if body.output_config is None or body.output_config.format is None:
+        return None
+    path = "output_config.format.schema"
+    try:
+        spec = GrammarSpec.of_json_schema(body.output_config.format.schema)
+    except RequestError as error:
+        found.add(path, error.message, error.code)
+        return None
+    return AnswerFormat(spec=spec, path=path)
+
+
 def _encode(
-    text: TextModel, body: PromptFields, conversation: Conversation
+    text: TextModel,
+    body: PromptFields,
+    conversation: Conversation,
+    tools: Sequence[ToolSpec],
 ) -> tuple[tuple[int, ...], list[tuple[tuple[int, ...], float]]]:
     """Ids of the prompt, and what of them each mark covers with its seconds.
 
@@ -108,12 +143,16 @@ def _encode(
     to a mark has in common with the whole prompt can be found again.
     """
     variables: dict[str, Any] = {**(body.chat_template_kwargs or {})}
-    ids = text.encode_chat(conversation.messages, **variables)
+    prompt = write_tools(conversation.messages, tools, text.template)
+    ids = text.encode_chat(prompt.messages, tools=prompt.tools, **variables)
     if conversation.prefill:
         ids = ids + text.encode(conversation.prefill, add_special_tokens=False)
     prefixes = []
     for mark in conversation.marks:
-        part = text.encode_chat(mark.messages, add_generation_prompt=False, **variables)
+        until = write_tools(mark.messages, tools, text.template)
+        part = text.encode_chat(
+            until.messages, add_generation_prompt=False, tools=until.tools, **variables
+        )
         length = next(
             (i for i, (a, b) in enumerate(zip(part, ids, strict=False)) if a != b),
             min(len(part), len(ids)),
@@ -147,6 +186,7 @@ def _make_job(
     sampling: SamplingParams,
     held: Holding,
     hints: Hints,
+    grammar: TokenGrammar | None,
     *,
     started: float,
 ) -> Job:
@@ -159,6 +199,7 @@ def _make_job(
         priority=hints.priority,
         cache_salt=derive_salt(request[TENANT], body.cache_salt),
         worker=affine if held.worker is None else held.worker,
+        grammar=grammar,
     )
     return Job(
         requests=(only,),

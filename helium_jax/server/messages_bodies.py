@@ -49,10 +49,11 @@ class Turn(Struct, kw_only=True, frozen=True):
 
 
 class Tool(Struct, kw_only=True, frozen=True):
-    """A function that the model may call; `input_schema` is a JSON Schema of an object."""
+    """A function that the model may call; `input_schema`, a JSON Schema of an object, is
+    required. The only `type` is "custom"."""
 
     name: Name
-    input_schema: dict[str, Any]
+    input_schema: dict[str, Any] | None = None
     description: str | None = None
     type: str | None = None
     cache_control: CacheControl | None = None
@@ -64,6 +65,19 @@ class ToolChoice(Struct, kw_only=True, frozen=True):
     type: Literal["auto", "any", "tool", "none"]
     name: str | None = None
     disable_parallel_tool_use: bool | None = None
+
+
+class OutputFormat(Struct, kw_only=True, frozen=True):
+    """An answer without calls is JSON of this schema; the only `type` is "json_schema"."""
+
+    type: Literal["json_schema"]
+    schema: dict[str, Any]
+
+
+class OutputConfig(Struct, kw_only=True, frozen=True):
+    """What an answer must look like."""
+
+    format: OutputFormat | None = None
 
 
 class PromptFields(HintFields, kw_only=True, frozen=True):
@@ -78,6 +92,7 @@ class PromptFields(HintFields, kw_only=True, frozen=True):
     system: str | list[Block] | None = None
     tools: list[Tool] | None = None
     tool_choice: ToolChoice | None = None
+    output_config: OutputConfig | None = None
     cache_control: CacheControl | None = None
     chat_template_kwargs: dict[str, bool | int | float | str] | None = None
 
@@ -111,8 +126,8 @@ FOREIGN_MESSAGES_FIELDS: dict[str, tuple[Any, ...]] = {
     "context_management": (),
     "inference_geo": (),
     "mcp_servers": ([],),
-    "output_config": ({},),
     "output_format": (),
     "speed": ("standard",),
     "thinking": ({"type": "disabled"},),
 }
+FOREIGN_OUTPUT_FIELDS: dict[str, tuple[Any, ...]] = {"effort": (), "task_budget": ()}

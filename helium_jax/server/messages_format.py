@@ -8,11 +8,9 @@ from msgspec import UNSET, Struct
 from helium_jax.errors import HeliumError
 from helium_jax.server.choices import Piece
 from helium_jax.server.formats import Heading
+from helium_jax.server.messages_blocks import BlockEvent, BlockWriter, join_blocks
 from helium_jax.server.messages_errors import messages_envelope
 from helium_jax.server.messages_replies import (
-    BlockDelta,
-    BlockStart,
-    BlockStop,
     Ending,
     MessageDelta,
     MessagesReply,
@@ -21,34 +19,39 @@ from helium_jax.server.messages_replies import (
     MessagesUsage,
     Ping,
     TextBlock,
-    TextDelta,
+    ToolUseBlock,
 )
 from helium_jax.server.replies import UsageReply
 from helium_jax.server.sse import EventStream
 from helium_jax.server.state import REQUEST_ID
+from helium_jax.server.tools import ToolParser
 
 
 class MessagesFormat:
     """Content blocks; holds the progress of one answer."""
 
-    def __init__(self, heading: Heading, *, num_held: int, is_cut: bool) -> None:
-        """`num_held`: prompt tokens that were computed to be held, before the answer began.
-        `is_cut`: the context had no room for max_tokens."""
+    def __init__(
+        self, heading: Heading, parser: ToolParser | None, *, num_held: int, is_cut: bool
+    ) -> None:
+        """
+        Args:
+            heading: what the message says of itself.
+            parser: reads calls out of the answer; None: there are no tools.
+            num_held: prompt tokens that were computed to be held, before the answer began.
+            is_cut: the context had no room for max_tokens.
+        """
         self._heading = heading
+        self._writer = BlockWriter(parser)
         self._num_held = num_held
         self._is_cut = is_cut
         self._has_begun = False
-        self._is_in_block = False
         self._last: Piece | None = None
 
     def whole(self, pieces: Sequence[Piece], usage: UsageReply) -> MessagesReply:
         """The answer in one."""
-        text = "".join(piece.text for piece in pieces)
-        ending = self._ending(pieces[-1])
+        events = [event for piece in pieces for event in self._write(piece)]
         return self._message(
-            [TextBlock(text=text)] if text else [],
-            self._usage(usage),
-            ending=ending,
+            join_blocks(events), self._usage(usage), ending=self._ending(pieces[-1])
         )
 
     def chunks(self, piece: Piece, *, usage: UsageReply | bool) -> Iterator[Struct]:
@@ -57,28 +60,29 @@ class MessagesFormat:
         if not self._has_begun:
             self._has_begun = True
             yield MessageStart(message=self._message([], self._usage(usage)))
-        if piece.text:
-            if not self._is_in_block:
-                self._is_in_block = True
-                yield BlockStart(index=0, content_block=TextBlock(text=""))
-            yield BlockDelta(index=0, delta=TextDelta(text=piece.text))
+        yield from self._write(piece)
         if piece.finish_reason is not None:
             self._last = piece
-            if self._is_in_block:
-                yield BlockStop(index=0)
 
     def usage_chunk(self, usage: UsageReply) -> MessageDelta:
         """Why the answer ended, and its cost."""
         assert self._last is not None, "the usage follows the last piece"
         return MessageDelta(delta=self._ending(self._last), usage=self._usage(usage))
 
+    def _write(self, piece: Piece) -> Iterator[BlockEvent]:
+        return self._writer.write(piece.text, is_last=piece.finish_reason is not None)
+
     def _message(
-        self, content: list[TextBlock], usage: MessagesUsage, *, ending: Ending | None = None
+        self,
+        content: list[TextBlock | ToolUseBlock],
+        usage: MessagesUsage,
+        *,
+        ending: Ending | None = None,
     ) -> MessagesReply:
         return MessagesReply(
             id=self._heading.id,
             model=self._heading.model,
-            content=[*content],
+            content=content,
             usage=usage,
             stop_reason=None if ending is None else ending.stop_reason,
             stop_sequence=None if ending is None else ending.stop_sequence,
@@ -91,7 +95,7 @@ class MessagesFormat:
         if last.finish_reason == "length":
             cut = "model_context_window_exceeded"
             return Ending(stop_reason=cut if self._is_cut else "max_tokens")
-        return Ending(stop_reason="end_turn")
+        return Ending(stop_reason="tool_use" if self._writer.has_calls else "end_turn")
 
     def _usage(self, usage: UsageReply) -> MessagesUsage:
         cached = usage.prompt_tokens_details.cached_tokens

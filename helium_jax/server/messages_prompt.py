@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from helium_jax.server.config import Limits
 from helium_jax.server.messages_bodies import Block, CacheControl, PromptFields, ResultBlock
 from helium_jax.server.reading import Findings
+from helium_jax.server.tool_calls import check_name
 
 MAX_MARKS = 4  # Anthropic's own limit
 TTL_S = {None: 300.0, "5m": 300.0, "1h": 3600.0}
@@ -47,6 +50,7 @@ class _Rendering:
     """The conversation as far as it was read."""
 
     messages: list[TemplateMessage] = field(default_factory=list)
+    called: set[str] = field(default_factory=set)  # ids of calls so far
     marks: list[Mark] = field(default_factory=list)
     num_chars: int = 0
 
@@ -58,6 +62,21 @@ class _Rendering:
             last["content"] = f"{last['content']}\n{text}" if last["content"] else text
         else:
             self.messages.append({"role": role, "content": text})
+
+    def add_call(self, call_id: str, name: str, arguments: dict[str, Any]) -> None:
+        """Adds a call to the assistant's message."""
+        if not self.messages or self.messages[-1]["role"] != "assistant":
+            self.messages.append({"role": "assistant", "content": ""})
+        function = {"name": name, "arguments": arguments}
+        call = {"id": call_id, "type": "function", "function": function}
+        last = self.messages[-1]
+        last["tool_calls"] = [*last.get("tool_calls", ()), call]
+        self.called.add(call_id)
+
+    def add_result(self, call_id: str, text: str) -> None:
+        """Adds what a call gave, as a message of its own."""
+        self.num_chars += len(text)
+        self.messages.append({"role": "tool", "tool_call_id": call_id, "content": text})
 
     def mark(self, control: CacheControl | None) -> None:
         """Notes that the conversation up to here is to be held."""
@@ -88,6 +107,8 @@ def check_conversation(body: PromptFields, limits: Limits, found: Findings) -> C
     messages, prefill = read.messages, ""
     if messages and messages[-1]["role"] == "assistant":
         prefill = messages[-1]["content"]
+        if "tool_calls" in messages[-1]:
+            found.add("messages", "end with calls of tools; send their results")
         messages = messages[:-1]
     return Conversation(messages=messages, prefill=prefill, marks=tuple(read.marks))
 
@@ -101,10 +122,43 @@ def _add_blocks(
         read.add_text(role, content)
         return
     for i, block in enumerate(content):
-        text = _text(block, f"{path}[{i}]", found)
-        if text is not None:
-            read.add_text(role, text)
-            read.mark(block.cache_control)
+        where = f"{path}[{i}]"
+        if block.type == "tool_use" and role == "assistant":
+            _add_call(read, block, where, found)
+        elif block.type == "tool_result" and role == "user":
+            _add_result(read, block, where, found)
+        else:
+            text = _text(block, where, found)
+            if text is not None:
+                read.add_text(role, text)
+        read.mark(block.cache_control)
+
+
+def _add_call(read: _Rendering, block: Block, path: str, found: Findings) -> None:
+    missing = [name for name in ("id", "name", "input") if getattr(block, name) is None]
+    for name in missing:
+        found.add(f"{path}.{name}", "is required")
+    if missing:
+        return
+    check_name(block.name or "", f"{path}.name", found)
+    arguments = block.input or {}
+    read.num_chars += len(msgspec.json.encode(arguments))
+    read.add_call(block.id or "", block.name or "", arguments)
+
+
+def _add_result(read: _Rendering, block: Block, path: str, found: Findings) -> None:
+    if block.tool_use_id is None:
+        found.add(f"{path}.tool_use_id", "is required: the id of the call that was answered")
+    elif block.tool_use_id not in read.called:
+        found.add(
+            f"{path}.tool_use_id",
+            f"{block.tool_use_id[:64]!r} is not the id of a call in an earlier message",
+        )
+    content = block.content or ""
+    if not isinstance(content, str):
+        parts = [_text(part, f"{path}.content[{j}]", found) or "" for j, part in enumerate(content)]
+        content = "\n".join(parts)
+    read.add_result(block.tool_use_id or "", f"Error: {content}" if block.is_error else content)
 
 
 def _text(block: Block | ResultBlock, path: str, found: Findings) -> str | None:

@@ -1,0 +1,104 @@
+"""Tools of Anthropic's Messages API: which the model is told of, and which it may call."""
+
+import uuid
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import msgspec
+
+from helium_jax.errors import RequestError
+from helium_jax.server.config import Limits
+from helium_jax.server.messages_bodies import PromptFields, Tool
+from helium_jax.server.reading import Findings
+from helium_jax.server.tool_calls import check_name
+from helium_jax.server.tools import (
+    ToolChoice,
+    ToolMode,
+    ToolParser,
+    ToolSpec,
+    ToolSyntax,
+    allowed_tools,
+)
+from helium_jax.text import GrammarSpec
+
+_MODES = {
+    "auto": ToolMode.AUTO,
+    "any": ToolMode.REQUIRED,
+    "tool": ToolMode.REQUIRED,
+    "none": ToolMode.NONE,
+}
+
+
+def check_messages_tools(
+    body: PromptFields, limits: Limits, found: Findings
+) -> tuple[list[ToolSpec], ToolChoice]:
+    """The tools that the model is told of, and which it may or must call."""
+    tools = _read_tools(body.tools or [], limits, found)
+    wanted, names = body.tool_choice, {tool.name for tool in tools}
+    if wanted is None:
+        return tools, ToolChoice(
+            mode=ToolMode.AUTO if tools else ToolMode.NONE, max_calls=limits.tool_calls
+        )
+    mode = _MODES[wanted.type]
+    if mode is ToolMode.NONE:
+        return [], ToolChoice(mode=mode)
+    if not tools and not found.problems:
+        found.add("tool_choice", f"is {wanted.type!r}, but there are no tools")
+    only = None
+    if wanted.type == "tool":
+        if wanted.name not in names:
+            known = ", ".join(sorted(names)[:16]) or "none"
+            found.add("tool_choice.name", f"is not the name of a tool; there is {known}")
+        only = frozenset((wanted.name or "",))
+    one = wanted.disable_parallel_tool_use or only is not None
+    return tools, ToolChoice(mode=mode, names=only, max_calls=1 if one else limits.tool_calls)
+
+
+def make_parser(
+    tools: Sequence[ToolSpec], choice: ToolChoice, syntax: ToolSyntax
+) -> Callable[[], ToolParser] | None:
+    """What makes a reader of one answer; None when the answer has no calls."""
+    names = [tool.name for tool in allowed_tools(tools, choice)]
+    return partial(ToolParser, syntax, names, _new_id) if names else None
+
+
+def _new_id() -> str:
+    return f"toolu_{uuid.uuid4().hex}"
+
+
+def _read_tools(bodies: Sequence[Tool], limits: Limits, found: Findings) -> list[ToolSpec]:
+    if len(bodies) > limits.tools:
+        found.add("tools", f"has {len(bodies)} entries; the limit is {limits.tools}")
+        return []
+    if len(msgspec.json.encode(bodies)) > limits.prompt_chars:
+        found.add("tools", f"have more than {limits.prompt_chars} characters")
+        return []
+    tools: dict[str, ToolSpec] = {}
+    for i, body in enumerate(bodies):
+        path = f"tools[{i}]"
+        if body.type not in (None, "custom"):
+            found.add_unsupported(f"{path}.type", f"the type {body.type[:32]!r}")
+        elif body.input_schema is None:
+            found.add(f"{path}.input_schema", "is required: a JSON Schema of an object")
+        elif body.name in tools:
+            found.add(f"{path}.name", "is the name of an earlier tool too")
+        else:
+            check_name(body.name, f"{path}.name", found)
+            tools[body.name] = _read_tool(body, f"{path}.input_schema", found)
+    return list(tools.values())
+
+
+def _read_tool(body: Tool, path: str, found: Findings) -> ToolSpec:
+    schema = body.input_schema or {}
+    if schema.get("type", "object") != "object":
+        found.add(f"{path}.type", 'must be "object": arguments are passed by name')
+    try:
+        GrammarSpec.of_json_schema(schema)
+    except RequestError as error:
+        found.add(path, error.message, error.code)
+    return ToolSpec(
+        name=body.name,
+        description=body.description,
+        parameters={"type": "object", **schema},
+        path=path,
+    )
