@@ -1,5 +1,6 @@
 """Which calls of a plan the output cache will serve, found before the run and without any call."""
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 
 from helium_jax.errors import RequestError
@@ -48,6 +49,8 @@ async def find_known(
     for operator in physical.operators:
         for row in range(num_rows):
             await lookup.find(operator, row)
+            if isinstance(operator, Generate):
+                await asyncio.sleep(0)  # thousands of prompts: others on this loop go on
     return lookup.known
 
 

@@ -1,5 +1,6 @@
 """Plans to reports: EXPLAIN, which runs nothing, and ANALYZE, which runs the plan as well."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
 from helium_jax.executor import RunOptions, Session, TextCodec, prepare_run
@@ -68,7 +69,8 @@ async def explain_plan(
         profile=profile,
         rates=rates,
     )
-    return make_report(
+    return await asyncio.to_thread(
+        make_report,
         prepared,
         kv_tokens=setting.kv_tokens,
         num_workers=setting.num_workers,

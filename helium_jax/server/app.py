@@ -13,6 +13,7 @@ from helium_jax.server import health
 from helium_jax.server.cache_map import MAPS, Maps
 from helium_jax.server.config import ServerConfig
 from helium_jax.server.lifecycle import ServerState
+from helium_jax.server.loop_watch import LoopWatch
 from helium_jax.server.middleware import answer_every_request
 from helium_jax.server.routes import ROUTES
 from helium_jax.server.run_service import RunService
@@ -54,6 +55,8 @@ def make_app(
     app[STARTED_UNIX] = int(time.time())
     metrics = app[METRICS] = Metrics(model_name=runtime.generator.info.name)
     metrics.add_source(lambda: health.read_engines(runtime.generator))
+    watch = LoopWatch()
+    metrics.add_source(watch.read)
     service = app[RUNS] = RunService(config, metrics, state=app[STATE])
 
     async def keep_session(app: web.Application) -> AsyncIterator[None]:
@@ -62,9 +65,11 @@ def make_app(
             open_session(runtime, config.state_dir) as session,
         ):
             service.open(session, journal)
+            watching = asyncio.create_task(watch.run())
             try:
                 yield
             finally:
+                watching.cancel()
                 await service.close()
 
     app.cleanup_ctx.append(keep_session)

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,6 +19,7 @@ from helium_jax.server.reading import MAX_NAMED, Findings, read_struct
 from helium_jax.server.state import CONFIG
 from helium_jax.server.strict_json import parse_json
 
+LARGE_BYTES = 256 * 1024  # from here on a body is decoded in a thread: it takes milliseconds
 T = TypeVar("T", bound=msgspec.Struct)
 
 
@@ -41,7 +43,7 @@ async def receive_object(request: web.Request, *, unique_keys: bool = False) -> 
             )
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise MediaTypeError("the Content-Encoding must be identity: send the body as it is")
-    limit = config.limits.body_bytes
+    limit, depth = config.limits.body_bytes, config.limits.json_depth
     if (request.content_length or 0) > limit:
         raise TooLargeError(f"the body is over this server's limit of {limit} bytes")
     try:
@@ -52,7 +54,8 @@ async def receive_object(request: web.Request, *, unique_keys: bool = False) -> 
         raise BodyTimeoutError(
             f"the body did not arrive within {config.body_timeout_s:g} s"
         ) from None
-    value = parse_json(data, max_depth=config.limits.json_depth, unique_keys=unique_keys)
+    parse = partial(parse_json, data, max_depth=depth, unique_keys=unique_keys)
+    value = parse() if len(data) < LARGE_BYTES else await asyncio.to_thread(parse)
     if not isinstance(value, dict):
         raise RequestError('the body must be a JSON object, such as {"model": ...}')
     return value

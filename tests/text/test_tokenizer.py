@@ -75,3 +75,12 @@ def test_names_the_broken_file(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(RequestError, match=r"tokenizer\.json cannot be read"):
         Tokenizer.from_folder(tmp_path)
+
+
+def test_a_long_text_has_the_ids_of_its_parts_and_comes_back(tiny):
+    text = "Ein längerer Text, \U0001f600 Zeile\n" * 300
+    ids = tiny.encode(text)
+    assert ids == tiny.tokenizer.backend.encode(text).ids
+    assert tiny.decode(ids) == text
+    with pytest.raises(RequestError, match=r"lone surrogate U\+D800 at character 9000"):
+        tiny.encode("x" * 9000 + "\ud800")
