@@ -36,6 +36,7 @@ async def get_prompts(request: web.Request) -> web.Response:
         if operator in (None, prompt.operator)
     ]
     is_whole = record.watch is not None and record.watch.is_whole
+    places.sort(key=lambda place: (place.operator, place.row, place.index))
     return json_response(PromptList(run_id=record.id, data=places, whole=is_whole))
 
 

@@ -18,7 +18,7 @@ export async function showPrompts(box, runId, operator) {
     box.replaceChildren(h("p", { class: "quiet" }, "No prompt of this operator was made, or it is not kept."));
     return;
   }
-  const places = found.data.sort((a, b) => a.row - b.row || compare(a.index, b.index));
+  const places = found.data;
   const shown = h("div", { "aria-live": "polite" });
   const select = h("select", { id: "prompt-row" }, places.map((place, i) => {
     const inside = place.index.length ? `, inside ${place.index.join(".")}` : "";
@@ -36,11 +36,6 @@ export async function showPrompts(box, runId, operator) {
     shown,
   );
   await show();
-}
-
-function compare(one, other) {
-  const place = one.findIndex((value, i) => value !== other[i]);
-  return place < 0 ? one.length - other.length : one[place] - (other[place] ?? -1);
 }
 
 function draw(prompt) {
