@@ -28,7 +28,7 @@ from helium_jax.config import (
 )
 from helium_jax.engine import AsyncEngine, Engine, EnginePool, Loop, Progress, Runner
 from helium_jax.engine.attention_choice import choose_attention
-from helium_jax.errors import RequestError
+from helium_jax.errors import CapacityError, RequestError
 from helium_jax.executor import Session
 from helium_jax.executor.output_cache import DEFAULT_MAX_BYTES, OutputCache
 from helium_jax.executor.profile_store import ProfileStore
@@ -135,16 +135,27 @@ async def open_runtime(
             devices in turn. Those on one device share the weights and the compiled programs.
         progress: called while programs are compiled.
 
+    A caller that is cancelled meanwhile waits for the programs that are being compiled; none is
+    begun after them, and no thread is left.
+
     Raises:
         RequestError: the model or the configuration is wrong; names the file or the field.
     """
     name = name or default_name(model)
     text = load_text_of(model)
-    make_loop = loop_factory(
-        model, config or EngineConfig(), name, progress, num_workers=num_workers
-    )
+    given_up = threading.Event()
+
+    def report(count: int, total: int, program: str) -> None:
+        if given_up.is_set():
+            raise CapacityError("the engine ends before it has begun", code="shutting_down")
+        if progress is not None:
+            progress(count, total, program)
+
+    make_loop = loop_factory(model, config or EngineConfig(), name, report, num_workers=num_workers)
     engines = [
-        AsyncEngine(partial(make_loop, worker), name=f"helium-engine-{worker}")
+        AsyncEngine(
+            partial(make_loop, worker), name=f"helium-engine-{worker}", give_up=given_up.set
+        )
         for worker in range(num_workers)
     ]
     generator = EnginePool(engines) if num_workers > 1 else engines[0]

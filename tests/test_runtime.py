@@ -1,8 +1,10 @@
 """What is composed of a model and a configuration."""
 
+import asyncio
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -16,7 +18,8 @@ SHAPE = ModelShape(max_position=256, kv_elements_per_token=1024, num_params=10**
 
 
 @pytest.mark.parametrize(
-    "options", [{"quantization": "int8"}, {"kv_dtype": "bfloat16"}, {"dtype": "bfloat16"}]
+    "options",
+    [{"quantization": "int8"}, {"kv_dtype": "int8"}, {"kv_dtype": "fp8"}, {"dtype": "bfloat16"}],
 )
 def test_5_3_a_model_computed_in_another_way_has_another_version(options):
     versions = [
@@ -54,6 +57,34 @@ async def test_two_workers_load_and_compile_once_and_answer_alike():
     assert [each.num_prefill_tokens for each in statistics] == [20, 20 + 32]
     assert receipt.worker == 1
     assert all(each.num_compiles_after_warmup == 0 for each in statistics)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+async def test_a_start_that_is_cancelled_compiles_no_further_and_leaves_no_thread(num_workers):
+    # Of another test, so that its programs are compiled once.
+    config = EngineConfig(
+        max_num_seqs=2, max_num_batched_tokens=8, num_pages=16, max_model_len=128, page_size=16
+    )
+    events, compiled = asyncio.get_running_loop(), []
+
+    def cancel(count, total, name):
+        compiled.append((count, total))
+        events.call_soon_threadsafe(starting.cancel)
+        told.wait(20)
+
+    async def start():
+        async with open_runtime(config=config, num_workers=num_workers, progress=cancel):
+            raise AssertionError("it was cancelled before")
+
+    told = threading.Event()  # the engine is, by then: the next report is the last
+    events.call_later(1.0, told.set)
+    before = {thread.ident for thread in threading.enumerate()}
+    starting = asyncio.create_task(start())
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert 0 < len(compiled) < compiled[0][1]
+    left = [t for t in threading.enumerate() if t.ident not in before]
+    assert not [t for t in left if "helium-engine" in t.name or "ThreadPool" in t.name]
 
 
 async def test_no_worker_is_refused():

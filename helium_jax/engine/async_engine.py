@@ -41,10 +41,17 @@ class AsyncEngine:
     Args:
         make_loop: builds the engine loop, on the engine thread.
         name: of the thread.
+        give_up: called when the engine shall end, perhaps before it is built; see `Service`.
     """
 
-    def __init__(self, make_loop: Callable[[], Loop], *, name: str = "helium-engine") -> None:
-        self._service = Service(make_loop, self._deliver_from_thread, name=name)
+    def __init__(
+        self,
+        make_loop: Callable[[], Loop],
+        *,
+        name: str = "helium-engine",
+        give_up: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._service = Service(make_loop, self._deliver_from_thread, name=name, give_up=give_up)
         self._events: asyncio.AbstractEventLoop | None = None
         self._outboxes: dict[str, asyncio.Queue[Outcome]] = {}
         self._info: ModelInfo | None = None
@@ -55,14 +62,20 @@ class AsyncEngine:
     async def start(self) -> None:
         """Builds and compiles the engine; returns when it is ready to serve.
 
+        A caller that is cancelled waits until the thread has ended, as soon as it gives up.
+
         Raises:
             RequestError: the configuration does not fit the model or the device.
         """
         self._events = asyncio.get_running_loop()
-        await asyncio.wrap_future(self._service.start())
-        self._info, self._pool_tokens, self._embedding_size = await asyncio.wrap_future(
-            self._service.call(lambda loop: (loop.info, loop.pool_tokens, loop.embedder.size))
-        )
+        try:
+            await asyncio.wrap_future(self._service.start())
+            self._info, self._pool_tokens, self._embedding_size = await asyncio.wrap_future(
+                self._service.call(lambda loop: (loop.info, loop.pool_tokens, loop.embedder.size))
+            )
+        except BaseException:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """Ends the thread and frees device memory; who still waits gets a CapacityError."""

@@ -169,10 +169,14 @@ class Runner:
         wanted += sorted(sizes)
         with ThreadPoolExecutor(NUM_COMPILE_THREADS) as threads:
             compiling = {threads.submit(self._compile, key): key for key in wanted}
-            for count, done in enumerate(as_completed(compiling)):
-                self._programs[compiling[done]] = done.result()
-                if progress is not None:
-                    progress(count + 1, len(wanted), _name(compiling[done]))
+            try:
+                for count, done in enumerate(as_completed(compiling)):
+                    self._programs[compiling[done]] = done.result()
+                    if progress is not None:
+                        progress(count + 1, len(wanted), _name(compiling[done]))
+            except BaseException:  # `progress` may give up: what has not begun shall not begin
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise
         self._set_slot(self._config.max_num_seqs, SamplingParams(), ())
         return time.monotonic() - started
 

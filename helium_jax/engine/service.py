@@ -36,11 +36,20 @@ class Service:
         deliver: called on the engine thread with (request id, outcome) pairs; must not block and
             must not raise.
         name: of the thread, for logs and stack dumps.
+        give_up: called by `stop`, from any thread: `make_loop` shall raise as soon as it can.
     """
 
-    def __init__(self, make_loop: Callable[[], Loop], deliver: Deliver, *, name: str) -> None:
+    def __init__(
+        self,
+        make_loop: Callable[[], Loop],
+        deliver: Deliver,
+        *,
+        name: str,
+        give_up: Callable[[], None] = lambda: None,
+    ) -> None:
         self._make_loop = make_loop
         self._deliver = deliver
+        self._give_up = give_up
         self._inbox: queue.SimpleQueue[Callable[[Loop], None]] = queue.SimpleQueue()
         self._started: Future[None] = Future()
         self._stop = threading.Event()
@@ -53,6 +62,7 @@ class Service:
 
     def start(self) -> Future[None]:
         """Starts the thread; the future is done when the loop is built, or holds its failure."""
+        self._started.set_running_or_notify_cancel()  # who waits no more is no news to the thread
         self._thread.start()
         return self._started
 
@@ -111,6 +121,7 @@ class Service:
     def stop(self) -> None:
         """Ends the thread after the step in flight; unfinished requests get a CapacityError."""
         self._stop.set()
+        self._give_up()
         self._put(lambda loop: None)  # wakes an idle thread
         if self._thread.is_alive():
             self._thread.join()
