@@ -46,7 +46,7 @@ def add_viewer(app: web.Application) -> None:
     app.router.add_get("/", _lead)
     app.router.add_get("/viewer", _lead)
     for name, kind in ASSETS.items():
-        body = files(__package__).joinpath(name).read_bytes()
+        body = files("helium_jax.server.viewer").joinpath(name).read_bytes()
         handler = _serve(body, kind)
         app.router.add_get(ROOT + name, handler)
         if name == "index.html":
