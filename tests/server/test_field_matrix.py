@@ -14,11 +14,23 @@ from helium_jax.server.bodies import (
     Message,
     StreamOptions,
 )
+from helium_jax.server.embeddings import FOREIGN_EMBEDDINGS_FIELDS
 from helium_jax.server.format_bodies import (
     JsonSchemaBody,
     ResponseFormatBody,
     StructuredOutputsBody,
 )
+from helium_jax.server.hint_bodies import AgentHints
+from helium_jax.server.messages_bodies import (
+    FOREIGN_MESSAGES_FIELDS,
+    Block,
+    CacheControl,
+    OutputFormat,
+    ResultBlock,
+    Tool,
+    Turn,
+)
+from helium_jax.server.messages_bodies import ToolChoice as MessagesToolChoice
 from helium_jax.server.routes import ROUTES
 from helium_jax.server.tool_bodies import (
     AllowedTools,
@@ -76,6 +88,17 @@ GOOD = {
         "temperature": 0,
     },
     "/v1/completions": {"model": "fake", "prompt": "Hi", "max_tokens": 3, "temperature": 0},
+    "/v1/messages": {
+        "model": "fake",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "max_tokens": 3,
+        "temperature": 0,
+    },
+    "/v1/messages/count_tokens": {
+        "model": "fake",
+        "messages": [{"role": "user", "content": "Hi"}],
+    },
+    "/v1/embeddings": {"model": "fake", "input": "Hi"},
     "/tokenize": {"prompt": "Hi"},
     "/detokenize": {"tokens": [72]},
     "/v1/plans": {"plan": PLAN},
@@ -100,6 +123,9 @@ VOLATILE = (
 FOREIGN = {
     "/v1/chat/completions": FOREIGN_CHAT_FIELDS,
     "/v1/completions": FOREIGN_COMPLETION_FIELDS,
+    "/v1/messages": FOREIGN_MESSAGES_FIELDS,
+    "/v1/messages/count_tokens": FOREIGN_MESSAGES_FIELDS,
+    "/v1/embeddings": FOREIGN_EMBEDDINGS_FIELDS,
 }
 
 
@@ -158,13 +184,39 @@ INNER = {
         '{"messages": [{"role": "assistant", "tool_calls": [{"id": "c", "function": %s}]}]}',
     ),
 }
+BLOCK = {"type": "text", "text": "x"}
+MESSAGES_INNER = {
+    Turn: ({"role": "user", "content": "x"}, '{"messages": [%s]}'),
+    Block: (BLOCK, '{"messages": [{"role": "user", "content": [%s]}]}'),
+    ResultBlock: (
+        BLOCK,
+        '{"messages": [{"role": "assistant", "content": [{"type": "tool_use", "id": "a", "name": '
+        '"f", "input": {}}]}, {"role": "user", "content": [{"type": "tool_result", '
+        '"tool_use_id": "a", "content": [%s]}]}]}',
+    ),
+    Tool: ({"name": "f", "input_schema": {"type": "object"}}, '{"tools": [%s]}'),
+    MessagesToolChoice: (
+        {"type": "auto"},
+        '{"tools": [{"name": "f", "input_schema": {"type": "object"}}], "tool_choice": %s}',
+    ),
+    CacheControl: ({"type": "ephemeral"}, '{"cache_control": %s}'),
+    OutputFormat: (
+        {"type": "json_schema", "schema": {"type": "integer"}},
+        '{"output_config": {"format": %s}}',
+    ),
+    AgentHints: ({}, '{"nvext": {"agent_hints": %s}}'),
+}
 FOREIGN_INNER = {StructuredOutputsBody: FOREIGN_STRUCTURED_FIELDS}
+PLACES = [
+    (path, kind)
+    for path, kinds in (("/v1/chat/completions", INNER), ("/v1/messages", MESSAGES_INNER))
+    for kind in kinds
+]
 
 
-@pytest.mark.parametrize("kind", INNER, ids=lambda kind: kind.__name__)
-async def test_no_value_of_an_inner_field_breaks_the_server(serve, kind):
-    path = "/v1/chat/completions"
-    inner, place = INNER[kind]
+@pytest.mark.parametrize(("path", "kind"), PLACES)
+async def test_no_value_of_an_inner_field_breaks_the_server(serve, path, kind):
+    inner, place = {**INNER, **MESSAGES_INNER}[kind]
     async with serve() as served:
         before = await served.post(path, GOOD[path])
         for field in [*names(kind), *FOREIGN_INNER.get(kind, ()), "unknown"]:
