@@ -112,10 +112,12 @@ def main() -> int:
     started = time.monotonic()
     is_tiny = arguments.tiny
     heads = (
-        Heads(num_heads=8, num_kv_heads=2, head_size=64, dtype="float32") if is_tiny else Heads()
+        Heads(num_heads=8, num_kv_heads=2, head_size=64, dtype="float32", kv_dtype="float32")
+        if is_tiny
+        else Heads()
     )
     target, reason = choose_target(
-        jax.devices()[0], dtype=heads.dtype, kv_dtype=heads.dtype, head_size=heads.head_size,
+        jax.devices()[0], dtype=heads.dtype, kv_dtype=heads.kv_dtype, head_size=heads.head_size,
         page_size=heads.page_size, num_heads=heads.num_heads, num_kv_heads=heads.num_kv_heads,
     )  # fmt: skip
     print(f"{jax.devices()[0].device_kind}: attention by {target.implementation}, {reason}")

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,20 +19,28 @@ from helium_jax.kernels.attention import (
     unpack_batch,
 )
 from helium_jax.kernels.attention.cascade import CascadeCosts
-from helium_jax.kernels.pages import KVPages
+from helium_jax.kernels.pages import QUANTIZED, SCALE_BYTES, KVPages, allocate_pages
 
 FREE_GROUPS = CascadeCosts(block=0.0, page=0.0, row=0.0)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Heads:
-    """N, K, H, B and dtype of one layer; the defaults are those of Qwen3-8B."""
+    """N, K, H, B and dtypes of one layer; the defaults are those of Qwen3-8B."""
 
     num_heads: int = 32
     num_kv_heads: int = 8
     head_size: int = 128
     page_size: int = 64
     dtype: str = "bfloat16"
+    kv_dtype: str = "bfloat16"
+
+    @property
+    def kv_bytes(self) -> int:
+        """Of a token's keys and values."""
+        scale = SCALE_BYTES if self.kv_dtype in QUANTIZED else 0
+        of_head = self.head_size * jnp.dtype(self.kv_dtype).itemsize + scale
+        return 2 * self.num_kv_heads * of_head
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +66,7 @@ class Batch:
         tokens = self.count * self.context
         if once:
             tokens -= (self.count - 1) * self.shared
-        return 2 * tokens * heads.num_kv_heads * heads.head_size * jnp.dtype(heads.dtype).itemsize
+        return tokens * heads.kv_bytes
 
     def flops(self, heads: Heads) -> float:
         """Of both products, of causal pairs only."""
@@ -138,21 +147,22 @@ def prepare(batch: Batch, heads: Heads, target: Target, *, cascade: bool) -> Pre
 
 def random_pages(heads: Heads, num_pages: int, order: str) -> KVPages:
     """One layer of pages with random elements, in the order of a kernel or of XLA."""
-    size, head_size = heads.page_size, heads.head_size
-    of_k = {"rows": (size, head_size), "joined": (size, 2 * head_size)}
-    outer = (1, num_pages, heads.num_kv_heads)
-
-    def draw(seed: int, shape: tuple[int, ...]) -> jax.Array:
-        drawn = jax.random.normal(jax.random.key(seed), (*outer, *shape), heads.dtype)
-        on_cpu = jax.default_backend() == "cpu" and heads.dtype == "bfloat16"
-        return jax.lax.bitcast_convert_type(drawn, jnp.uint16) if on_cpu else drawn
-
-    return KVPages(
-        k=draw(2, of_k.get(order, (head_size, size))),
-        v=None if order == "joined" else draw(3, (size, head_size)),
-        dtype=heads.dtype,
+    allocate = partial(
+        allocate_pages, num_layers=1, num_pages=num_pages, page_size=heads.page_size,
+        num_kv_heads=heads.num_kv_heads, head_size=heads.head_size, dtype=heads.kv_dtype,
         order=order,
-    )
+    )  # fmt: skip
+    keys = iter(jax.random.split(jax.random.key(2), 3))
+
+    def draw(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        if jnp.issubdtype(leaf.dtype, jnp.signedinteger):
+            return jax.random.randint(next(keys), leaf.shape, -127, 128, leaf.dtype)
+        if jnp.issubdtype(leaf.dtype, jnp.unsignedinteger):  # bits of a float, on CPUs
+            drawn = jax.random.normal(next(keys), leaf.shape).astype(heads.kv_dtype)
+            return jax.lax.bitcast_convert_type(drawn, leaf.dtype)
+        return jax.random.normal(next(keys), leaf.shape).astype(leaf.dtype)
+
+    return jax.tree.map(draw, jax.eval_shape(allocate))
 
 
 def make_call(prepared: Prepared, implementation: str, repeats: int) -> Callable[[], None]:

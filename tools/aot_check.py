@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from aot_targets import CHIPS, Chip, open_devices, prepare_environment, why_missing
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from aot_programs import Compilable
 
 BASELINE = Path(__file__).with_name("aot_baseline.json")
-MAX_SPILLED_BYTES = 0
+# Two registers, in the kernels of heads of 256.
+MAX_SPILLED_BYTES = 16
 # A baseline may be exceeded by so much: compilers differ a little between patch releases.
 SLACK, SLACK_BYTES = 1.25, 2**20
 
@@ -138,23 +140,23 @@ def check(
     name: str,
     chip_name: str,
     devices: list,
-    make: Callable[[Chip], "Compilable"],
+    program: "Compilable",
     baseline: dict[str, Any] | None,
 ) -> tuple[Measured | None, bool]:
     """Compiles one program for one chip and prints its line."""
     chip = CHIPS[chip_name]
     started = time.monotonic()
-    measured, faults, implementation = None, [], "?"
+    measured, faults = None, []
     try:
-        program = make(chip)
-        implementation = program.implementation
         with captured_output() as printed:
             compiled = compile_for(devices, program, chip.platform)
-            measured = measure(compiled, printed(), implementation)
+            measured = measure(compiled, printed(), program.implementation)
         faults = list(find_faults(measured, program, chip, baseline))
     except Exception as error:  # every way a compiler fails is a line of the report
         faults = [f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"]
-    line = f"{'FAULT' if faults else 'ok':<5} {chip_name:<5} {name:<24} {implementation:<10}"
+    line = (
+        f"{'FAULT' if faults else 'ok':<5} {chip_name:<5} {name:<24} {program.implementation:<10}"
+    )
     line += f" {time.monotonic() - started:5.1f}s"
     if measured is not None:
         line += f" temp {measured.temp_bytes / 2**20:8.2f} MiB"
@@ -171,6 +173,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--chips", default=",".join(CHIPS), help="comma-separated")
     parser.add_argument("--only", default="*", help="programs, as a shell pattern")
+    parser.add_argument("--small", action="store_true", help="only what a change must pass")
     parser.add_argument("--record", action="store_true", help="write the baseline anew")
     arguments = parser.parse_args()
     chips = arguments.chips.split(",")
@@ -179,7 +182,7 @@ def main() -> int:
             parser.error(f"{chip_name!r} is no chip; choose from {', '.join(CHIPS)}")
     prepare_environment()
     import jax
-    from aot_programs import make_programs
+    from aot_programs import is_small, make_programs
 
     recorded = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
     # Another jax is another compiler: its numbers are no fault of ours.
@@ -197,8 +200,11 @@ def main() -> int:
         for name, make in programs.items():
             if not fnmatch.fnmatch(name, arguments.only):
                 continue
+            program = make(CHIPS[chip_name])
+            if arguments.small and not is_small(name, program.implementation):
+                continue
             key = f"{chip_name} {name}"
-            measured, good = check(name, chip_name, devices, make, before.get(key))
+            measured, good = check(name, chip_name, devices, program, before.get(key))
             is_well &= good
             num_checked += 1
             if measured is not None:

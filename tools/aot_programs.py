@@ -29,6 +29,7 @@ from helium_jax.models.shapes import random_config
 Shape = jax.ShapeDtypeStruct
 # Enough for any pool copy to be seen: layers are unrolled and alike.
 STEP_LAYERS = 4
+TINY_LAYERS = 2
 # 1 GiB a layer of 8 heads of 128: well above what a step may need beside it.
 POOL_TOKENS = 256 * 1024
 
@@ -64,6 +65,7 @@ class KernelShape:
     num_seqs: int = 64
     pages_per_seq: int = 128
     dtype: str = "bfloat16"
+    kv_dtype: str = "bfloat16"
     window: int | None = None
     soft_cap: float | None = None
 
@@ -74,14 +76,36 @@ KERNELS = {
     "decode-head64": KernelShape(num_heads=14, num_kv_heads=2, head_size=64, page_size=128),
     "decode-page16": KernelShape(page_size=16, num_heads=8, num_kv_heads=8),
     "chunk": KernelShape(num_tokens=2048, num_seqs=256),
-    "chunk-float16": KernelShape(num_tokens=512, num_seqs=64, dtype="float16"),
-    "chunk-float32": KernelShape(num_tokens=512, num_seqs=64, dtype="float32"),
+    "chunk-float16": KernelShape(num_tokens=512, num_seqs=64, dtype="float16", kv_dtype="float16"),
+    "chunk-float32": KernelShape(num_tokens=512, num_seqs=64, dtype="float32", kv_dtype="float32"),
+    "decode-head80": KernelShape(head_size=80),
+    "decode-head96": KernelShape(head_size=96, num_heads=16, num_kv_heads=16),
+    "decode-head256": KernelShape(head_size=256, num_heads=8, num_kv_heads=4),
+    "chunk-head256": KernelShape(
+        head_size=256, num_heads=8, num_kv_heads=4, num_tokens=512, num_seqs=64
+    ),
+    "decode-int8": KernelShape(kv_dtype="int8"),
+    "chunk-int8": KernelShape(kv_dtype="int8", num_tokens=512, num_seqs=64),
+    "decode-fp8": KernelShape(kv_dtype="float8_e4m3fn"),
+    "chunk-fp8": KernelShape(kv_dtype="float8_e4m3fn", num_tokens=512, num_seqs=64),
 }
 STEPS = {
-    "step-tiny": ("tiny", 32, 8, 32),
+    "step-tiny-decode": ("tiny", 8, 8, 256),
+    "step-tiny-chunk": ("tiny", 64, 8, 256),
     "step-8b-decode": ("qwen3-8b", 128, 128, 8192),
     "step-8b-chunk": ("qwen3-8b", 2048, 256, 8192),
 }
+
+
+# Every kernel and a whole step of decode and of prefill: what `--small` compiles for every chip.
+# Where XLA's path is taken the steps hold all there is.
+SMALL = ("step/tiny-decode", "step/tiny-chunk")
+SMALL_KERNELS = ("attention/decode-window", "attention/chunk", "page_write/chunk")
+
+
+def is_small(name: str, implementation: str) -> bool:
+    """Whether a program belongs to the part that a change must pass."""
+    return name in SMALL or (name in SMALL_KERNELS and implementation != "xla")
 
 
 def make_programs() -> dict[str, Callable[[Chip], Compilable]]:
@@ -91,9 +115,10 @@ def make_programs() -> dict[str, Callable[[Chip], Compilable]]:
         programs[f"attention/{name}"] = partial(_attention, shape)
     programs["page_write/decode"] = partial(_page_write, KernelShape())
     programs["page_write/chunk"] = partial(_page_write, KERNELS["chunk"])
+    programs["page_write/chunk-int8"] = partial(_page_write, KERNELS["chunk-int8"])
     for name, (model, num_tokens, num_seqs, max_model_len) in STEPS.items():
         config = _tiny_config() if model == "tiny" else random_config(model)
-        num_layers = min(config.num_layers, STEP_LAYERS)
+        num_layers = TINY_LAYERS if model == "tiny" else STEP_LAYERS
         config = dataclasses.replace(
             config, num_layers=num_layers, windows=config.windows[:num_layers]
         )
@@ -107,6 +132,7 @@ def _target(chip: Chip, shape: KernelShape) -> Target:
     name, _ = choose_implementation(
         chip.platform,
         dtype=shape.dtype,
+        kv_dtype=shape.kv_dtype,
         head_size=shape.head_size,
         page_size=shape.page_size,
         num_heads=shape.num_heads,
@@ -117,6 +143,7 @@ def _target(chip: Chip, shape: KernelShape) -> Target:
         implementation=name,
         num_heads=shape.num_heads,
         num_kv_heads=shape.num_kv_heads,
+        head_size=shape.head_size,
         num_cores=chip.cores,
     )
 
@@ -130,7 +157,7 @@ def _pages(chip: Chip, shape: KernelShape, num_layers: int, num_pages: int) -> K
             page_size=shape.page_size,
             num_kv_heads=shape.num_kv_heads,
             head_size=shape.head_size,
-            dtype=shape.dtype,
+            dtype=shape.kv_dtype,
             platform=chip.platform,
             order=ORDERS[_target(chip, shape).implementation],
         )
@@ -208,6 +235,7 @@ def _step(
         num_kv_heads=config.num_kv_heads,
         head_size=config.head_size,
         dtype=config.dtype,
+        kv_dtype=config.dtype,
     )
     target = _target(chip, shape)
     pages = _pages(chip, shape, config.num_layers, POOL_TOKENS // shape.page_size)

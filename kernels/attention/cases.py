@@ -10,7 +10,14 @@ import numpy as np
 from helium_jax.kernels.attention.choose import ORDERS
 from helium_jax.kernels.attention.layout import AttentionLayout, make_layout
 from helium_jax.kernels.attention.tuning import Target
-from helium_jax.kernels.pages import KVPages, to_storage
+from helium_jax.kernels.pages import (
+    QUANTIZED,
+    KVPages,
+    allocate_pages,
+    pad_head,
+    quantize,
+    to_storage,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +188,7 @@ def make_inputs(
                 implementation=implementation,
                 num_heads=case.num_heads,
                 num_kv_heads=case.num_kv_heads,
+                head_size=case.head_size,
                 num_cores=NUM_CORES,
             ),
         ),
@@ -192,15 +200,22 @@ def make_pages(k: np.ndarray, v: np.ndarray, dtype: str, *, order: str = "column
     """Pages from token-major float arrays [L, P, B, K, H]; as on a CPU in the order "columns", as
     on the kernels' own devices in the others.
     """
-    keys, values = (jnp.asarray(x.transpose(0, 1, 3, 2, 4)).astype(dtype) for x in (k, v))
+    shape = dict(zip(("num_layers", "num_pages", "page_size", "num_kv_heads", "head_size"),
+                     k.shape, strict=True))  # fmt: skip
+    platform = "cpu" if order == "columns" else "tpu"
+    pages = allocate_pages(**shape, dtype=dtype, platform=platform, order=order)
+    keys, values = (jnp.asarray(x.transpose(0, 1, 3, 2, 4)) for x in (k, v))  # [L, P, K, B, H]
+    scales = None
+    if dtype in QUANTIZED:
+        (keys, of_keys), (values, of_values) = quantize(keys, dtype), quantize(values, dtype)
+        scales = jnp.concatenate([of_keys, of_values], axis=2)  # [L, P, 2 K, B]
+        assert pages.scales is not None
+        room = pages.scales.shape[3] - pages.page_size
+        scales = jnp.pad(scales, ((0, 0),) * 3 + ((0, room),), constant_values=jnp.nan)
+    keys, values = (to_storage(pad_head(x, pages), pages) for x in (keys, values))
     if order == "joined":
-        both = jnp.concatenate([keys, values], axis=-1)
-        return KVPages(k=both, v=None, dtype=dtype, order=order)
-    if order == "rows":
-        return KVPages(k=keys, v=values, dtype=dtype, order=order)
-    storage = jnp.dtype("uint16" if dtype == "bfloat16" else dtype)
-    empty = jnp.zeros((1,) * 5, storage)
-    target = KVPages(k=empty, v=empty, dtype=dtype)
-    return KVPages(
-        k=to_storage(keys.swapaxes(3, 4), target), v=to_storage(values, target), dtype=dtype
-    )
+        keys = jnp.concatenate([keys, values], axis=-1)
+        return replace(pages, k=keys, scales=scales)
+    if order == "columns":
+        keys = keys.swapaxes(3, 4)
+    return replace(pages, k=keys, v=values, scales=scales)

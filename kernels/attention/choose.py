@@ -17,6 +17,7 @@ def choose_implementation(
     page_size: int,
     num_heads: int,
     num_kv_heads: int,
+    kv_dtype: str | None = None,
     compute_capability: str | None = None,
 ) -> tuple[str, str]:
     """The implementation of `paged_attention` for pools of this shape, and the reason.
@@ -25,26 +26,30 @@ def choose_implementation(
 
     Args:
         platform: "cpu", "gpu" (or "cuda") or "tpu".
-        dtype: of activations and pages; where they differ, "xla" is the one to take.
+        dtype: of activations.
         head_size: H.
         page_size: B.
         num_heads: N.
         num_kv_heads: K.
+        kv_dtype: of the pages; that of the activations when left out.
         compute_capability: of a GPU, as its device has it, like "9.0".
 
     Returns:
         a key of IMPLEMENTATIONS and one sentence for people.
     """
-    shape = (
-        f"pages of {page_size} tokens, {num_heads}/{num_kv_heads} heads of {head_size} in {dtype}"
-    )
+    kv_dtype = kv_dtype or dtype
+    heads = f"{num_heads}/{num_kv_heads} heads of {head_size}"
+    shape = f"pages of {page_size} tokens in {kv_dtype}, {heads} in {dtype}"
     if platform == "tpu":
         name = "mosaic_tpu"
-        reason = mosaic_tpu.why_not(dtype=dtype, head_size=head_size, page_size=page_size)
+        reason = mosaic_tpu.why_not(
+            dtype=dtype, kv_dtype=kv_dtype, head_size=head_size, page_size=page_size
+        )
     elif platform in ("gpu", "cuda"):
         name = "mosaic_gpu"
         reason = mosaic_gpu.why_not(
             dtype=dtype,
+            kv_dtype=kv_dtype,
             head_size=head_size,
             page_size=page_size,
             queries_per_kv_head=num_heads // num_kv_heads,
@@ -85,12 +90,11 @@ def choose_target(
     """
     if implementation is not None:
         name, reason = implementation, "it was asked for"
-    elif dtype != kv_dtype:
-        name, reason = "xla", f"kernels do not read pages in {kv_dtype} for queries in {dtype}"
     else:
         name, reason = choose_implementation(
             device.platform,
             dtype=dtype,
+            kv_dtype=kv_dtype,
             head_size=head_size,
             page_size=page_size,
             num_heads=num_heads,
@@ -101,6 +105,7 @@ def choose_target(
         implementation=name,
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
+        head_size=head_size,
         num_cores=getattr(device, "core_count", 1),
     )
     return target, reason

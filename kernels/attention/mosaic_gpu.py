@@ -7,6 +7,10 @@ pages into a ring of stages by TMA, one copy a page, and one or two consumer war
 (one row a sequence) the consumers take one KV head each; for blocks they take 64 stacked rows each
 of one head and share its pages. What each item saw is merged after the kernel.
 
+Pages in int8 or float8 are copied as they are. Consumers widen a step's keys, and then its values,
+into one buffer of their own; a key's scale multiplies its column of scores, a value's its column of
+weights. Heads of 256 have two consumers each, for registers: both score, each weighs one half.
+
 Interpreters exist for a part of Mosaic GPU only, and this kernel stays in it: products accumulate
 in scoped accumulators, and the weights pass through shared memory as left operand.
 """
@@ -21,11 +25,12 @@ import jax.numpy as jnp
 
 from helium_jax.kernels.attention.layout import AttentionBatch
 from helium_jax.kernels.attention.merge import HIDDEN, merge_parts
-from helium_jax.kernels.pages import KVPages
+from helium_jax.kernels.pages import QUANTIZED, KVPages, pad_head
 from helium_jax.kernels.pallas import gpu, gpu_missing, pl
 
 TILE = 64  # rows of a warpgroup's matrix instruction
-_SHARED_BYTES = 200 * 1024  # of the 227 KiB a thread block may have
+_SHARED_BYTES = 224 * 1024  # of the 227 KiB a thread block may have; barriers need the rest
+_MAX_WIDTH = 128  # of an accumulator
 _LOG2E = math.log2(math.e)
 
 # Columns of the list of items: number of the piece, its sequence, first column, column after the
@@ -36,6 +41,7 @@ _PIECE, _SEQ, _START, _END, _FIRST, _KEYS = range(6)
 def why_not(
     *,
     dtype: str,
+    kv_dtype: str,
     head_size: int,
     page_size: int,
     queries_per_kv_head: int,
@@ -48,8 +54,10 @@ def why_not(
         return f"compute capability {compute_capability} has no warpgroup products; 9.0 has"
     if dtype not in ("bfloat16", "float16"):
         return f"{dtype} is no dtype of the tensor cores used; bfloat16 and float16 are"
-    if head_size not in (64, 128):
-        return f"{head_size=} is neither 64 nor 128"
+    if kv_dtype not in (dtype, *QUANTIZED):
+        return f"pages in {kv_dtype} for queries in {dtype}; the same, int8 and float8 are read"
+    if head_size > 256:
+        return f"{head_size=} is more than 256"
     if page_size not in (16, 32, 64, 128):
         return f"{page_size=} is none of 16, 32, 64, 128"
     if queries_per_kv_head > TILE:
@@ -88,7 +96,7 @@ def attend_gpu(
         window=window,
         soft_cap=soft_cap,
     )
-    by_head = q.reshape(num_tokens, kv_heads, group, head_size)
+    by_head = pad_head(q.reshape(num_tokens, kv_heads, group, head_size), pages)
 
     seqs, starts, ends = batch.unit_items
     positions = batch.token_positions[batch.unit_rows][seqs]
@@ -98,8 +106,10 @@ def attend_gpu(
     tiles = _pad_rows(by_head[batch.unit_rows], 8)  # [S, K, G, H]
     with jax.named_scope("attend_units"):
         # Two heads a thread block, where that leaves room for two stages.
-        heads = 2 if kv_heads % 2 == 0 and size * head_size <= 64 * 128 else 1
-        shape = _Shape(num_rows=1, heads=heads, tiles=1)
+        halves = -(-by_head.shape[-1] // _MAX_WIDTH)
+        is_small = max(size, TILE) * by_head.shape[-1] <= 64 * 128
+        heads = 2 if kv_heads % 2 == 0 and is_small else 1
+        shape = _Shape(num_rows=1, heads=heads, tiles=1, halves=halves)
         units = run(tiles, work, batch.unit_workers, shape=shape)
 
     blocks, starts, ends = batch.block_items
@@ -118,14 +128,14 @@ def attend_gpu(
     tiles = by_head.at[batch.block_rows].get(mode="fill", fill_value=0)  # [blocks, R, K, G, H]
     num_rows = layout.block_rows
     tiles = tiles.transpose(0, 2, 3, 1, 4).reshape(
-        layout.max_blocks, kv_heads, group * num_rows, head_size
+        layout.max_blocks, kv_heads, group * num_rows, -1
     )
     tiles = _pad_rows(tiles, TILE)
     with jax.named_scope("attend_blocks"):
-        shape = _Shape(num_rows=num_rows, heads=1, tiles=tiles.shape[2] // TILE)
+        shape = _Shape(num_rows=num_rows, heads=1, tiles=tiles.shape[2] // TILE, halves=halves)
         out, lse = run(tiles, work, batch.block_workers, shape=shape)
     split = (layout.max_block_items, kv_heads, group, num_rows)
-    out = out[:, :, : group * num_rows].reshape(*split, head_size)
+    out = out[:, :, : group * num_rows].reshape(*split, -1)
     lse = lse[:, :, : group * num_rows].reshape(split)
 
     visible = jnp.sum(is_own, dtype=jnp.int32) if window is not None else layout.max_block_items
@@ -135,7 +145,8 @@ def attend_gpu(
         (out, lse),
         jnp.asarray(visible, jnp.int32),
     )
-    return out.reshape(q.shape).astype(q.dtype), lse.reshape(num_tokens, num_heads)
+    out = out[..., :head_size].reshape(q.shape)
+    return out.astype(q.dtype), lse.reshape(num_tokens, num_heads)
 
 
 def _refuse(q: jax.Array, pages: KVPages, batch: AttentionBatch) -> None:
@@ -145,15 +156,14 @@ def _refuse(q: jax.Array, pages: KVPages, batch: AttentionBatch) -> None:
         raise NotImplementedError(f"pages are in the order {pages.order!r}, not 'rows'")
     if pages.k.dtype != pages.dtype:
         raise NotImplementedError(f"{pages.dtype} stored as {pages.k.dtype}")
-    if q.dtype != pages.dtype:
-        raise NotImplementedError(f"queries in {q.dtype} on pages in {pages.dtype}")
     if batch.row_parts is None or not layout.num_workers:
         raise NotImplementedError("the step was packed for another implementation")
     if layout.block_rows & (layout.block_rows - 1):
         raise NotImplementedError(f"{layout.block_rows=} is no power of two")
     group = q.shape[1] // pages.num_kv_heads
     reason = why_not(
-        dtype=pages.dtype,
+        dtype=str(q.dtype),
+        kv_dtype=pages.dtype,
         head_size=pages.head_size,
         page_size=pages.page_size,
         queries_per_kv_head=group,
@@ -161,9 +171,10 @@ def _refuse(q: jax.Array, pages: KVPages, batch: AttentionBatch) -> None:
     )
     if reason is not None:
         raise NotImplementedError(reason)
-    if group * layout.block_rows > 2 * TILE:
+    most = TILE if pages.head_size > _MAX_WIDTH else 2 * TILE
+    if group * layout.block_rows > most:
         raise NotImplementedError(
-            f"blocks of {layout.block_rows} rows of {group} heads exceed {2 * TILE} rows"
+            f"blocks of {layout.block_rows} rows of {group} heads exceed {most} rows"
         )
 
 
@@ -191,15 +202,17 @@ class _Shape:
         num_rows: query rows of an item; a power of two. Row g * num_rows + r of a tile is row r.
         heads: KV heads of a thread block.
         tiles: warpgroups that share a head's pages, each with its own 64 rows.
+        halves: warpgroups that share a tile, each with its own columns of the output.
     """
 
     num_rows: int
     heads: int
     tiles: int
+    halves: int
 
     @property
     def consumers(self) -> int:
-        return self.heads * self.tiles
+        return self.heads * self.tiles * self.halves
 
 
 # The layer is an operand: all layers of a model trace, lower and compile one kernel.
@@ -230,38 +243,48 @@ def _run_items(
     step_keys = step_pages * page_size
     num_items, num_workers = work.shape[0], workers.shape[0] - 1
     consumers = shape.consumers
-    stage_bytes = 2 * shape.heads * step_keys * head_size * 2
+    element_bytes = pages.k.dtype.itemsize
+    is_scaled = pages.scales is not None
+    stage_bytes = 2 * shape.heads * step_keys * (head_size * element_bytes + 4 * is_scaled)
     fixed_bytes = consumers * TILE * (head_size + step_keys) * 2
+    if is_scaled:
+        fixed_bytes += consumers * step_keys * head_size * 2
     stages = min(4, (_SHARED_BYTES - fixed_bytes) // stage_bytes)
 
-    def swizzled(*dims: int) -> Any:
-        tiling, swizzle = gpu.TilingTransform((8, 64)), gpu.SwizzleTransform(128)
-        return gpu.SMEM(dims, pages.k.dtype, transforms=(tiling, swizzle))
+    def swizzled(*dims: int, dtype: Any = tiles.dtype) -> Any:
+        swizzle = min(128, dims[-1] * jnp.dtype(dtype).itemsize)
+        tiling = gpu.TilingTransform((8, swizzle // jnp.dtype(dtype).itemsize))
+        return gpu.SMEM(dims, dtype, transforms=(tiling, gpu.SwizzleTransform(swizzle)))
+
+    scale_memory = {}
+    if is_scaled:
+        scale_memory = dict(
+            wide_ref=swizzled(consumers, step_keys, head_size),
+            scales_ref=gpu.SMEM((stages, 2, shape.heads, step_keys), jnp.float32),
+        )
+    num_copies = shape.heads * step_pages * (2 if is_scaled else 1)
 
     kernel = gpu.kernel(
         partial(
-            _kernel, scale=scale, window=window, soft_cap=soft_cap, shape=shape,
-            num_pages=pages.num_pages,
+            _scaled_kernel if is_scaled else _kernel, scale=scale, window=window,
+            soft_cap=soft_cap, shape=shape, num_pages=pages.num_pages,
         ),
         out_type=(
-            jax.ShapeDtypeStruct((num_items, kv_heads, rows, head_size), pages.k.dtype),
+            jax.ShapeDtypeStruct((num_items, kv_heads, rows, head_size), tiles.dtype),
             jax.ShapeDtypeStruct((num_items, kv_heads, rows), jnp.float32),
         ),
         scratch_types=dict(
-            qo_ref=swizzled(consumers, TILE, head_size),
+            qo_ref=swizzled(consumers, shape.halves, TILE, head_size // shape.halves),
             weights_ref=swizzled(consumers, TILE, step_keys),
-            keys_ref=swizzled(stages, shape.heads, step_keys, head_size),
-            values_ref=swizzled(stages, shape.heads, step_keys, head_size),
+            keys_ref=swizzled(stages, shape.heads, step_keys, head_size, dtype=pages.k.dtype),
+            values_ref=swizzled(stages, shape.heads, step_keys, head_size, dtype=pages.k.dtype),
             lse_smem=gpu.SMEM((consumers, TILE), jnp.float32),
-            q_here=gpu.Barrier(num_barriers=consumers),
-            keys_here=gpu.Barrier(
-                num_arrivals=shape.heads * step_pages, num_barriers=stages
-            ),
-            values_here=gpu.Barrier(
-                num_arrivals=shape.heads * step_pages, num_barriers=stages
-            ),
+            q_here=gpu.Barrier(num_arrivals=shape.halves, num_barriers=consumers),
+            keys_here=gpu.Barrier(num_arrivals=num_copies, num_barriers=stages),
+            values_here=gpu.Barrier(num_arrivals=num_copies, num_barriers=stages),
             stage_free=gpu.Barrier(num_arrivals=consumers, num_barriers=stages),
             cleaned=gpu.Barrier(num_arrivals=consumers),
+            **scale_memory,
         ),
         grid=(kv_heads // shape.heads, num_workers),
         grid_names=("heads", "worker"),
@@ -270,6 +293,7 @@ def _run_items(
         compiler_params=gpu.CompilerParams(approx_math=True),
     )  # fmt: skip
     pool_shape = (-1, page_size, head_size)
+    scales = () if pages.scales is None else (pages.scales.reshape(-1, page_size),)
     return kernel(
         layer,
         work,
@@ -278,7 +302,13 @@ def _run_items(
         tiles,
         pages.k.reshape(pool_shape),
         pages.v.reshape(pool_shape),
+        *scales,
     )
+
+
+def _scaled_kernel(*refs: Any, **memory: Any) -> None:
+    """`_kernel` with the pool's scales among its inputs."""
+    _kernel(*refs[:7], *refs[8:], pool_scales_ref=refs[7], **memory)
 
 
 def _kernel(
@@ -292,7 +322,7 @@ def _kernel(
     out_ref: Any,  # [items, K, rows, H] GMEM
     lse_ref: Any,  # [items, K, rows] GMEM
     *,
-    qo_ref: Any,  # [consumers, 64, H] SMEM, queries, then output
+    qo_ref: Any,  # [consumers, halves, 64, width] SMEM, queries, then output
     weights_ref: Any,  # [consumers, 64, keys] SMEM
     keys_ref: Any,  # [stages, heads, keys, H] SMEM
     values_ref: Any,  # [stages, heads, keys, H] SMEM
@@ -302,6 +332,9 @@ def _kernel(
     values_here: Any,
     stage_free: Any,
     cleaned: Any,
+    pool_scales_ref: Any = None,  # [L * P * 2 K, B] GMEM
+    wide_ref: Any = None,  # [consumers, keys, H] SMEM, keys, then values, as wide as the queries
+    scales_ref: Any = None,  # [stages, 2, heads, keys] SMEM, of keys and of values
     num_pages: int,
     scale: float,
     window: int | None,
@@ -354,6 +387,15 @@ def _kernel(
                             v_ref.at[at], values_ref.at[stage, head, rows_of_page],
                             values_here.at[stage],
                         )  # fmt: skip
+                        if scales_ref is None:
+                            continue
+                        of_page = (first_page + page) * 2 * kv_heads + first_head + head
+                        for part, here in enumerate((keys_here, values_here)):
+                            gpu.copy_gmem_to_smem(
+                                pool_scales_ref.at[of_page + part * kv_heads],
+                                scales_ref.at[stage, part, head, rows_of_page],
+                                here.at[stage],
+                            )
 
             steps = steps_of(item)
             jax.lax.fori_loop(0, steps, fetch, None)
@@ -370,20 +412,55 @@ def _kernel(
     def _consume() -> None:
         if shape.consumers == 2:
             gpu.set_max_registers(232, action="increase")
-        local_head = warpgroup // shape.tiles
-        tile = jax.lax.rem(warpgroup, shape.tiles)
+        half = jax.lax.rem(warpgroup, shape.halves)
+        tile = jax.lax.rem(warpgroup // shape.halves, shape.tiles)
+        local_head = warpgroup // (shape.tiles * shape.halves)
         head = first_head + local_head
         qo, weights_smem = qo_ref.at[warpgroup], weights_ref.at[warpgroup]
         some_rows = pl.ds(tile * TILE, copied_rows)
+        width = head_size // shape.halves
+
+        def columns_of(ref: Any, part: Any) -> Any:
+            """One half of [keys, H], where there are two."""
+            if shape.halves == 1:
+                return ref
+            start = part * width
+            if not isinstance(part, int):
+                start = pl.multiple_of(start, width)
+            return ref.at[:, pl.ds(start, width)]
+
+        def copy_columns(source: Any, target: Any, num_real: Any = None) -> None:
+            """Copies [keys, width] within shared memory, zeros for keys from `num_real` on: what
+            lies behind the last key may be anything, and 0 * NaN is NaN.
+            """
+            loaded = gpu.load(source, layout=gpu.Layout.WGMMA)
+            if source.dtype != target.dtype:  # no chip converts float8 to bfloat16 itself
+                loaded = loaded.astype(jnp.float32).astype(target.dtype)
+            if num_real is not None:
+                of_key = gpu.broadcasted_iota(
+                    jnp.int32, (step_keys, width), 0, layout=gpu.Layout.WGMMA
+                )
+                loaded = jnp.where(of_key < num_real, loaded, jnp.zeros_like(loaded))
+            target[...] = loaded
+
+        def scales_of(stage: Any, part: int) -> Any:
+            """[64, keys], of every key or value in its column."""
+            loaded = gpu.load(
+                scales_ref.at[stage, part, local_head], layout=gpu.Layout.WGMMA.reduce(0)
+            )
+            return jax.lax.broadcast_in_dim(loaded, (TILE, step_keys), [1])
+
         if rows < TILE:
-            qo[...] = gpu.layout_cast(jnp.zeros((TILE, head_size), qo.dtype), gpu.Layout.WGMMA)
+            for part in range(shape.halves):
+                qo[part] = gpu.layout_cast(jnp.zeros((TILE, width), qo.dtype), gpu.Layout.WGMMA)
             gpu.commit_smem()
 
         def attend_item(item: Any, done: Any) -> Any:
-            gpu.copy_gmem_to_smem(
-                q_ref.at[work_ref[item, _PIECE], head, some_rows],
-                qo.at[pl.ds(0, copied_rows)], q_here.at[warpgroup],
-            )  # fmt: skip
+            for part in range(shape.halves):
+                gpu.copy_gmem_to_smem(
+                    columns_of(q_ref.at[work_ref[item, _PIECE], head], part).at[some_rows],
+                    qo.at[part, pl.ds(0, copied_rows)], q_here.at[warpgroup],
+                )  # fmt: skip
             start = work_ref[item, _START]
             first_position = work_ref[item, _FIRST]
             num_keys = jnp.minimum(work_ref[item, _KEYS], work_ref[item, _END] * page_size)
@@ -394,12 +471,22 @@ def _kernel(
                 stage = jax.lax.rem(done + i, stages)
                 first_key = (start + i * step_pages) * page_size
                 gpu.barrier_wait(keys_here.at[stage])
+                keys = keys_ref.at[stage, local_head]
+                if wide_ref is not None:
+                    wide = wide_ref.at[warpgroup]
+                    for part in range(shape.halves):
+                        copy_columns(columns_of(keys, part), columns_of(wide, part))
+                    gpu.commit_smem()
+                    keys = wide
 
                 def score(acc_ref: Any) -> Any:
-                    gpu.wgmma(acc_ref, qo, keys_ref.at[stage, local_head].transpose((1, 0)))
+                    for part in range(shape.halves):
+                        gpu.wgmma(acc_ref, qo.at[part], columns_of(keys, part).transpose((1, 0)))
                     return acc_ref[...]
 
                 scores = pl.run_scoped(score, gpu.ACC((TILE, step_keys), jnp.float32)) * scale
+                if scales_ref is not None:
+                    scores = scores * scales_of(stage, 0)
                 if soft_cap is not None:
                     scores = soft_cap * jnp.tanh(scores * (1.0 / soft_cap))
                 row, key = (
@@ -418,33 +505,39 @@ def _kernel(
                 keep = jnp.exp2(peak - new_peak)
                 weights = jnp.exp2(scores - jax.lax.broadcast_in_dim(new_peak, scores.shape, [0]))
                 total = total * keep + jnp.sum(weights, axis=1)
+                if scales_ref is not None:
+                    gpu.barrier_wait(values_here.at[stage])
+                    # Behind the last key scales may be anything, and 0 * NaN is NaN.
+                    weights = jnp.where(visible, weights * scales_of(stage, 1), 0.0)
                 weights_smem[...] = weights.astype(weights_smem.dtype)
                 gpu.commit_smem()
-                gpu.barrier_wait(values_here.at[stage])
+                if scales_ref is None:
+                    gpu.barrier_wait(values_here.at[stage])
 
-                @pl.when(first_key + step_keys > num_keys)
-                def _clean() -> None:
-                    # What lies behind the last key may be anything, and 0 * NaN is NaN.
-                    @pl.when(tile == 0)
-                    def _() -> None:
-                        values = values_ref.at[stage, local_head]
-                        of_key = gpu.broadcasted_iota(
-                            jnp.int32, (step_keys, head_size), 0, layout=gpu.Layout.WGMMA
-                        )
-                        loaded = gpu.load(values, layout=gpu.Layout.WGMMA)
-                        real = of_key + first_key < num_keys
-                        values[...] = jnp.where(real, loaded, jnp.zeros_like(loaded))
-                        gpu.commit_smem()
+                values = columns_of(values_ref.at[stage, local_head], half)
+                if wide_ref is not None:
+                    wide = columns_of(wide_ref.at[warpgroup], half)
+                    copy_columns(values, wide, num_keys - first_key)
+                    gpu.commit_smem()
+                    values = wide
+                else:
 
-                    if shape.tiles > 1:
-                        gpu.barrier_arrive(cleaned)
-                        gpu.barrier_wait(cleaned)
+                    @pl.when(first_key + step_keys > num_keys)
+                    def _clean() -> None:
+                        @pl.when(tile == 0)
+                        def _() -> None:
+                            copy_columns(values, values, num_keys - first_key)
+                            gpu.commit_smem()
+
+                        if shape.tiles > 1:
+                            gpu.barrier_arrive(cleaned)
+                            gpu.barrier_wait(cleaned)
 
                 def weigh(acc_ref: Any) -> Any:
-                    gpu.wgmma(acc_ref, weights_smem, values_ref.at[stage, local_head])
+                    gpu.wgmma(acc_ref, weights_smem, values)
                     return acc_ref[...]
 
-                new = pl.run_scoped(weigh, gpu.ACC((TILE, head_size), jnp.float32))
+                new = pl.run_scoped(weigh, gpu.ACC((TILE, width), jnp.float32))
                 gpu.barrier_arrive(stage_free.at[stage])
                 acc = acc * jax.lax.broadcast_in_dim(keep, acc.shape, [0]) + new
                 return acc, new_peak, total
@@ -457,7 +550,7 @@ def _kernel(
             acc, peak, total = jax.lax.fori_loop(
                 0, steps, attend,
                 (
-                    filled((TILE, head_size), 0.0, gpu.Layout.WGMMA),
+                    filled((TILE, width), 0.0, gpu.Layout.WGMMA),
                     filled((TILE,), float(HIDDEN), per_row),
                     filled((TILE,), 0.0, per_row),
                 ),
@@ -466,14 +559,21 @@ def _kernel(
             total = jnp.where(empty, 1.0, total)
             inverse = jnp.where(empty, 0.0, 1.0 / total)
             acc = acc * jax.lax.broadcast_in_dim(inverse, acc.shape, [0])
-            qo[...] = acc.astype(qo.dtype)
+            qo[0] = acc.astype(qo.dtype)
             lse = jnp.where(empty, -jnp.inf, peak * (1.0 / _LOG2E) + jnp.log(total))
             lse_smem[warpgroup] = lse
             gpu.commit_smem()
-            gpu.copy_smem_to_gmem(qo.at[pl.ds(0, copied_rows)], out_ref.at[item, head, some_rows])
             gpu.copy_smem_to_gmem(
-                lse_smem.at[warpgroup, pl.ds(0, copied_rows)], lse_ref.at[item, head, some_rows]
+                qo.at[0, pl.ds(0, copied_rows)],
+                columns_of(out_ref.at[item, head], half).at[some_rows],
             )
+
+            @pl.when(half == 0)
+            def _() -> None:
+                gpu.copy_smem_to_gmem(
+                    lse_smem.at[warpgroup, pl.ds(0, copied_rows)], lse_ref.at[item, head, some_rows]
+                )
+
             gpu.wait_smem_to_gmem(0)
             return done + steps
 

@@ -10,6 +10,9 @@ Pages are "joined": one DMA brings a page's keys and values of all heads. Where 
 not whole vector registers (128 lanes), queries are padded with zeros to 2 H lanes instead of
 cutting the page: zeros times values add nothing to a score, and the output's second half is the
 answer.
+
+Pages in int8 are read as they are; a key's scale multiplies its column of scores, a value's its
+column of weights.
 """
 
 from collections.abc import Callable
@@ -21,31 +24,31 @@ import jax.numpy as jnp
 
 from helium_jax.kernels.attention.layout import AttentionBatch
 from helium_jax.kernels.attention.merge import HIDDEN, merge_parts
-from helium_jax.kernels.pages import KVPages
+from helium_jax.kernels.pages import KVPages, pad_head
 from helium_jax.kernels.pallas import pl, tpu
 
 LANES = 128
 # Scalar memory is 1 MiB; half of it is left to the compiler and the other lists.
 _MAX_TABLE_INTS = 128 * 1024
 _VMEM_BYTES = 64 * 2**20
+_TILE_BYTES = 32  # of a lane in a tile
 
 # Rows of the list of items: number of the item, its sequence, first column, column after the last,
 # position of its first row, and keys that any of its rows may see.
 _NUMBER, _SEQ, _START, _END, _FIRST, _KEYS = range(6)
 
 
-def why_not(*, dtype: str, head_size: int, page_size: int) -> str | None:
+def why_not(*, dtype: str, kv_dtype: str, head_size: int, page_size: int) -> str | None:
     """The reason for which pages of this shape are not for this kernel; None if they are."""
     if dtype not in ("bfloat16", "float32"):
         return f"{dtype} is no dtype of a TPU's matrix unit"
-    if head_size % 64:
-        # Seen in compiled programs: XLA copies such a pool to pad it around every call.
-        return f"{head_size=} is no multiple of 64: a page's lanes would not fill registers"
+    if kv_dtype not in (dtype, "int8"):
+        return f"pages in {kv_dtype} for queries in {dtype}; the same and int8 are read"
     if head_size > 256:
         return f"{head_size=} is more than 256"
-    least = 8 if dtype == "float32" else 16
+    least = _TILE_BYTES // jnp.dtype(kv_dtype).itemsize
     if page_size % least:
-        return f"{page_size=} is no multiple of a tile's {least} rows of {dtype}"
+        return f"{page_size=} is no multiple of a tile's {least} rows of {kv_dtype}"
     return None
 
 
@@ -70,7 +73,7 @@ def attend_tpu(
         _run_items, pages=pages, layer=jnp.int32(layer), tables=batch.page_tables, scale=scale,
         window=window, soft_cap=soft_cap,
     )  # fmt: skip
-    by_head = q.reshape(num_tokens, kv_heads, group, head_size)
+    by_head = pad_head(q.reshape(num_tokens, kv_heads, group, head_size), pages)
 
     positions = batch.token_positions[batch.unit_rows]
     seqs = jnp.arange(layout.num_seqs, dtype=jnp.int32)
@@ -84,7 +87,7 @@ def attend_tpu(
     work = _block_work(batch, window)
     tiles = by_head.at[batch.block_rows].get(mode="fill", fill_value=0)  # [blocks, R, K, G, H]
     tiles = tiles.transpose(0, 2, 3, 1, 4).reshape(
-        layout.max_blocks, kv_heads, group * layout.block_rows, head_size
+        layout.max_blocks, kv_heads, group * layout.block_rows, -1
     )
     with jax.named_scope("attend_blocks"):
         blocks = run(tiles, work, num_rows=layout.block_rows, run_pages=layout.run_pages)
@@ -92,10 +95,11 @@ def attend_tpu(
     out, lse = merge_parts(
         batch.row_parts,
         units,
-        (blocks[0].reshape(*split, head_size), blocks[1].reshape(split)),
+        (blocks[0].reshape(*split, -1), blocks[1].reshape(split)),
         batch.block_counts[1 if window is None else 0],
     )
-    return out.reshape(q.shape).astype(q.dtype), lse.reshape(num_tokens, num_heads)
+    out = out[..., :head_size].reshape(q.shape)
+    return out.astype(q.dtype), lse.reshape(num_tokens, num_heads)
 
 
 def _refuse(q: jax.Array, pages: KVPages, batch: AttentionBatch) -> None:
@@ -105,13 +109,14 @@ def _refuse(q: jax.Array, pages: KVPages, batch: AttentionBatch) -> None:
         raise NotImplementedError(f"pages are in the order {pages.order!r}, not 'joined'")
     if pages.k.dtype != pages.dtype:
         raise NotImplementedError(f"{pages.dtype} stored as {pages.k.dtype}")
-    if q.dtype != pages.dtype:
-        raise NotImplementedError(f"queries in {q.dtype} on pages in {pages.dtype}")
     if batch.row_parts is None or layout.num_workers:
         raise NotImplementedError("the step was packed for another implementation")
     if layout.block_rows & (layout.block_rows - 1):
         raise NotImplementedError(f"{layout.block_rows=} is no power of two")
-    reason = why_not(dtype=pages.dtype, head_size=pages.head_size, page_size=pages.page_size)
+    reason = why_not(
+        dtype=str(q.dtype), kv_dtype=pages.dtype, head_size=pages.head_size,
+        page_size=pages.page_size,
+    )  # fmt: skip
     if reason is not None:
         raise NotImplementedError(reason)
     ints = layout.num_seqs * layout.pages_per_seq
@@ -178,19 +183,27 @@ def _run_items(
         return pl.BlockSpec((1, *shape), index)
 
     kernel = partial(
-        _kernel,
+        _kernel if pages.scales is None else _scaled_kernel,
         num_rows=num_rows,
         scale=scale,
         window=window,
         soft_cap=soft_cap,
-        precision="highest" if pages.dtype == "float32" else None,
+        precision="highest" if tiles.dtype == "float32" else None,
     )
+    is_scaled = pages.scales is not None
+    scale_memory = pages.scales is not None and [
+        tpu.VMEM((2, run_pages, *pages.scales.shape[2:]), jnp.float32),
+        tpu.VMEM((2 * kv_heads, run_pages * page_size), jnp.float32),
+    ]
     out, lse = pl.pallas_call(
         kernel,
         grid_spec=tpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=3,
             grid=(count,),
-            in_specs=[block(kv_heads, tile_rows, width), pl.BlockSpec(memory_space=pl.ANY)],
+            in_specs=[
+                block(kv_heads, tile_rows, width),
+                *[pl.BlockSpec(memory_space=pl.ANY)] * (1 + is_scaled),
+            ],
             out_specs=[block(kv_heads, tile_rows, width), block(kv_heads, tile_rows, 1)],
             scratch_shapes=[
                 tpu.VMEM((2, run_pages, kv_heads, page_size, 2 * head_size), pages.k.dtype),
@@ -199,6 +212,7 @@ def _run_items(
                 tpu.VMEM((kv_heads, tile_rows, width), jnp.float32),
                 tpu.VMEM((kv_heads, tile_rows, LANES), jnp.float32),
                 tpu.VMEM((kv_heads, tile_rows, LANES), jnp.float32),
+                *(scale_memory or ()),
             ],
         ),
         out_shape=[
@@ -209,8 +223,15 @@ def _run_items(
             dimension_semantics=("arbitrary",), vmem_limit_bytes=_VMEM_BYTES
         ),
         name=f"paged_attention_{num_rows}",
-    )(work[:, order], jnp.stack([count, layer]), tables, tiles, pages.k)
+    )(work[:, order], jnp.stack([count, layer]), tables, tiles, *jax.tree.leaves(pages))
     return out if is_cut else out[..., head_size:], lse[..., 0]
+
+
+def _scaled_kernel(*refs: Any, **options: Any) -> None:
+    """`_kernel` with the scales' memory where a Pallas call puts it: among inputs and scratch."""
+    inputs, pool_scales, outputs_memory, scale_memory = refs[:5], refs[5], refs[6:-2], refs[-2:]
+    ordered = (*inputs, *outputs_memory, pool_scales, *scale_memory)
+    _kernel(*ordered, **options)
 
 
 def _kernel(
@@ -227,6 +248,9 @@ def _kernel(
     acc_ref: Any,  # [K, G * R, width] VMEM
     peak_ref: Any,  # [K, G * R, 128] VMEM
     total_ref: Any,  # [K, G * R, 128] VMEM
+    pool_scales_ref: Any = None,  # [L, P, 2 K, lanes] HBM
+    scales_ref: Any = None,  # [2, W, 2 K, lanes] VMEM
+    rows_ref: Any = None,  # [2 K, W * B] VMEM, scales of a run in order of its keys
     *,
     num_rows: int,
     scale: float,
@@ -255,6 +279,14 @@ def _kernel(
                         pool_ref.at[layer, page], kv_ref.at[slot, i], semaphores.at[slot]
                     )
                 )
+                if scales_ref is not None:
+                    act(
+                        tpu.make_async_copy(
+                            pool_scales_ref.at[layer, page],
+                            scales_ref.at[slot, i],
+                            semaphores.at[slot],
+                        )
+                    )
 
     def fetch(of_item: Any, column: Any, slot: Any) -> None:
         transfer(of_item, column, slot, lambda copy: copy.start())
@@ -295,8 +327,19 @@ def _kernel(
             visible &= key_positions > positions - window
         of_key = first_key + jax.lax.broadcasted_iota(jnp.int32, (run_keys, kv_ref.shape[4]), 0)
 
+        if scales_ref is not None:
+            for i in range(run_pages):
+                rows_ref[:, i * page_size : (i + 1) * page_size] = scales_ref[
+                    slot, i, :, :page_size
+                ]
+            # Behind the last key is anything, as in the pages.
+            key = first_key + jax.lax.broadcasted_iota(jnp.int32, rows_ref.shape, 1)
+            rows_ref[...] = jnp.where(key < num_keys, rows_ref[...], 0.0)
+
         for k in range(kv_heads):
             both = kv_ref[slot, :, k].reshape(run_keys, kv_ref.shape[4])
+            if scales_ref is not None:
+                both = both.astype(jnp.float32).astype(q_ref.dtype)
             # What lies behind the last key may be anything, and 0 * NaN is NaN.
             both = jnp.where(of_key < num_keys, both, jnp.zeros_like(both))
             keys, values = (both, both) if width == both.shape[1] else jnp.split(both, 2, axis=1)
@@ -304,6 +347,8 @@ def _kernel(
                 q_ref[0, k], keys, (((1,), (1,)), ((), ())),
                 precision=precision, preferred_element_type=jnp.float32,
             )  # fmt: skip
+            if rows_ref is not None:
+                scores = scores * rows_ref[k : k + 1]
             if soft_cap is not None:
                 scores = soft_cap * jnp.tanh(scores * (1.0 / soft_cap))
             scores = jnp.where(visible, scores, HIDDEN)
@@ -314,6 +359,8 @@ def _kernel(
             total = keep * total_ref[k, :, :1] + jnp.sum(weights, axis=1, keepdims=True)
             peak_ref[k] = jnp.broadcast_to(peak, (tile_rows, LANES))
             total_ref[k] = jnp.broadcast_to(total, (tile_rows, LANES))
+            if rows_ref is not None:
+                weights = weights * rows_ref[kv_heads + k : kv_heads + k + 1]
             acc_ref[k] = keep * acc_ref[k] + jax.lax.dot_general(
                 weights.astype(values.dtype), values, (((1,), (0,)), ((), ())),
                 precision=precision, preferred_element_type=jnp.float32,

@@ -11,12 +11,14 @@ class Target:
         implementation: a key of IMPLEMENTATIONS; only those that read lists of their own matter.
         num_heads: N.
         num_kv_heads: K.
-        num_cores: multiprocessors of a GPU; others do not ask.
+        head_size: H; others than GPUs do not ask.
+        num_cores: multiprocessors of a GPU, likewise.
     """
 
     implementation: str = "xla"
     num_heads: int = 1
     num_kv_heads: int = 1
+    head_size: int = 128
     num_cores: int = 132
 
 
@@ -72,7 +74,8 @@ def _tune_gpu(target: Target, num_tokens: int, page_size: int, deterministic: bo
     rows = 2
     while rows * 2 * group <= 64:
         rows *= 2
-    if not deterministic and num_tokens > 2 * rows:
+    # Wider heads have two warpgroups for one tile.
+    if not deterministic and num_tokens > 2 * rows and target.head_size <= 128:
         rows *= 2
     # A row is cut into at most so many parts: few rows need many to fill the machine, and many
     # rows fill it alone, while every part costs a read in the merge.

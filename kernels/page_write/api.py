@@ -3,15 +3,16 @@
 from typing import Protocol
 
 import jax
+import jax.numpy as jnp
 
 from helium_jax.kernels.page_write.mosaic_gpu import write_rows
 from helium_jax.kernels.page_write.mosaic_tpu import write_tiles
-from helium_jax.kernels.page_write.xla_scatter import scatter_pages
-from helium_jax.kernels.pages import KVPages
+from helium_jax.kernels.page_write.xla_scatter import scatter_pages, scatter_scales
+from helium_jax.kernels.pages import KVPages, pad_head, quantize
 
 
 class Implementation(Protocol):
-    """How a backend writes pages; shapes are already checked.
+    """How a backend writes pages: rows as wide as in storage, in a dtype that a cast brings there.
 
     Raises:
         NotImplementedError: it cannot do these pages; the message says why.
@@ -44,7 +45,8 @@ def write_pages(
     Args:
         pages: the pools.
         layer: 0 to L - 1, static.
-        k: [T, K, H], any float dtype; cast to the pages' dtype.
+        k: [T, K, H], any float dtype; cast to the pages' dtype, or quantized for pools of int8 and
+            float8.
         v: [T, K, H], likewise.
         slots: int32 [T], page * page_size + offset; a slot outside [0, P * B) is dropped, which is
             how padding rows are written nowhere. Slots inside must differ from one another, and
@@ -68,6 +70,11 @@ def write_pages(
         raise ValueError(
             f"slots is {slots.dtype}{list(slots.shape)}; expected int32[{k.shape[0]}], one per row"
         )
+    if pages.scales is not None:
+        (k, k_scales), (v, v_scales) = quantize(k, pages.dtype), quantize(v, pages.dtype)
+        scales = jnp.concatenate([k_scales, v_scales], axis=1)  # [T, 2 K]
+        pages = scatter_scales(pages, layer, scales, slots)
+    k, v = pad_head(k, pages), pad_head(v, pages)
     if implementation is not None:
         if implementation not in IMPLEMENTATIONS:
             raise ValueError(f"{implementation=} is unknown; choose one of {[*IMPLEMENTATIONS]}")

@@ -1,8 +1,9 @@
 """Page writes on TPUs: tiles of pages are read, changed and written back, in place.
 
-A token's row is less than a tile of memory (8 rows of float32, 16 of bfloat16), so the grid walks
-the tiles that have new tokens. The rows of a tile lie side by side on the token axis, but at any
-offset, and are rotated to their places. XLA's own scatter takes the rows one after another.
+A token's row is less than a tile of memory (8 rows of float32, 16 of bfloat16, 32 of int8), so the
+grid walks the tiles that have new tokens. The rows of a tile lie side by side on the token axis,
+but at any offset, and are rotated to their places. XLA's own scatter takes the rows one after
+another.
 """
 
 import dataclasses
@@ -75,7 +76,7 @@ def _write(
 
 def _tile_rows(pages: KVPages) -> int:
     """Rows of a tile of memory."""
-    return 8 if pages.k.dtype.itemsize == 4 else 16
+    return 32 // pages.k.dtype.itemsize
 
 
 def _find_tiles(

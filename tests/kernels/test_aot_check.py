@@ -39,7 +39,7 @@ def test_a_program_within_its_bounds_has_no_fault(aot):
 
 
 def test_names_spills_shared_memory_pool_copies_and_growth(aot):
-    assert faults(aot, spilled_bytes=8) == ["8 bytes of registers are spilled"]
+    assert faults(aot, spilled_bytes=24) == ["24 bytes of registers are spilled"]
     assert faults(aot, shared_bytes=2**18) == ["shared memory exceeds the chip's 232448"]
     assert faults(aot, temp_bytes=2**30) == [
         "temporaries are no small part of the pool's 1073741824 bytes"

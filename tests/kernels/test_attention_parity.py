@@ -31,9 +31,10 @@ def run(
     cascade: bool = False,
     deterministic: bool = False,
     costs: CascadeCosts = CASCADE_COSTS,
+    kv_dtype: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Output and log-sum-exp of one case as float32."""
-    inputs = make_inputs(case, dtype)
+    inputs = make_inputs(case, dtype, kv_dtype=kv_dtype)
     layout = dataclasses.replace(inputs.layout, deterministic=deterministic)
     ints = np.full(layout.num_ints, -7, np.int32)
     pack_batch(
@@ -66,8 +67,8 @@ def run(
     return np.asarray(out.astype(jnp.float32)), np.asarray(lse)
 
 
-def check_against_reference(case, dtype, out, lse):
-    expected_out, expected_lse = run(case, dtype, "reference")
+def check_against_reference(case, dtype, out, lse, kv_dtype=None):
+    expected_out, expected_lse = run(case, dtype, "reference", kv_dtype=kv_dtype)
     absolute, relative = TOLERANCES[dtype]
     np.testing.assert_allclose(out, expected_out, atol=absolute, rtol=relative)
     np.testing.assert_allclose(lse, expected_lse, atol=2e-5, rtol=2e-5)
@@ -91,6 +92,24 @@ def test_agrees_with_the_reference(implementation, case):
 @pytest.mark.parametrize("implementation", FAST)
 def test_agrees_with_the_reference_in_low_precision(implementation, case, dtype):
     check_against_reference(case, dtype, *run(case, dtype, implementation))
+
+
+@pytest.mark.parametrize("kv_dtype", ["int8", "float8_e4m3fn"])
+@pytest.mark.parametrize("case", LOW_PRECISION_CASES[:2], ids=lambda case: case.name)
+@pytest.mark.parametrize("implementation", FAST)
+def test_agrees_with_the_reference_over_quantized_pools(implementation, case, kv_dtype):
+    result = run(case, "float32", implementation, kv_dtype=kv_dtype, cascade=bool(case.shares))
+    check_against_reference(case, "float32", *result, kv_dtype=kv_dtype)
+
+
+def test_quantized_pools_stay_near_full_ones():
+    case = next(case for case in CASES if case.name == "ragged")
+    (full, _), (near, _), (far, _) = (
+        run(case, "float32", "reference", kv_dtype=kv_dtype)
+        for kv_dtype in (None, "int8", "float8_e4m3fn")
+    )
+    assert 0 < np.abs(near - full).max() < 0.03
+    assert 0 < np.abs(far - full).max() < 0.2
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.shares], ids=lambda case: case.name)

@@ -36,23 +36,27 @@ DEFAULT = {
     ("mosaic_gpu", "soft cap and window", "bfloat16"),
     ("mosaic_gpu", "chunk of a long context", "float16"),
     ("mosaic_gpu", "page size 128", "bfloat16"),
+    ("mosaic_tpu", "head size 80", "bfloat16"),
+    ("mosaic_gpu", "head size 80", "bfloat16"),
+    ("mosaic_gpu", "head size 256", "bfloat16"),
+    ("mosaic_tpu", "prefix tree", "bfloat16 on int8"),
+    ("mosaic_gpu", "prefix tree", "bfloat16 on int8"),
+    ("mosaic_gpu", "soft cap and window", "bfloat16 on float8_e4m3fn"),
+}
+# Queries, and pages where they differ.
+DTYPES = {
+    "mosaic_tpu": ("float32", "bfloat16", "bfloat16 on int8", "float32 on int8"),
+    "mosaic_gpu": ("bfloat16", "float16", "bfloat16 on int8", "bfloat16 on float8_e4m3fn"),
 }
 
 
-def suited(case: AttentionCase, implementation: str) -> bool:
-    return case.head_size % 64 == 0 and (case.head_size <= 128 or implementation == "mosaic_tpu")
-
-
 def parity_cases():
-    for implementation, dtypes in (
-        ("mosaic_tpu", ("float32", "bfloat16")),
-        ("mosaic_gpu", ("bfloat16", "float16")),
-    ):
+    for implementation, dtypes in DTYPES.items():
         for case in CASES:
-            if not suited(case, implementation):
-                continue
             for dtype in dtypes:
                 name = (implementation, case.name, dtype)
+                if implementation == "mosaic_tpu" and "int8" in dtype and case.page_size < 32:
+                    case = dataclasses.replace(case, page_size=32)  # a tile has 32 rows
                 marks = [] if name in DEFAULT else [pytest.mark.slow]
                 if implementation == "mosaic_gpu":
                     marks.append(NEEDS_GPU_INTERPRETER)
@@ -76,8 +80,9 @@ def interpreted(capfd):
     return interpreted
 
 
-def attend(case: AttentionCase, dtype: str, packed_for: str, implementation: str):
-    inputs = make_inputs(case, dtype, implementation=packed_for)
+def attend(case: AttentionCase, dtypes: str, packed_for: str, implementation: str):
+    dtype, _, kv_dtype = dtypes.partition(" on ")
+    inputs = make_inputs(case, dtype, implementation=packed_for, kv_dtype=kv_dtype or None)
     layout = inputs.layout
     ints = np.full(layout.num_ints, -7, np.int32)
     pack_batch(
@@ -112,7 +117,7 @@ def test_agrees_with_the_reference_over_pools_full_of_nan(interpreted, implement
     expected_out, expected_lse = attend(case, dtype, implementation, "reference")
     with interpreted(implementation):
         out, lse = attend(case, dtype, implementation, implementation)
-    absolute, relative = TOLERANCES[dtype]
+    absolute, relative = TOLERANCES[dtype.split(" on ")[0]]
     if dtype != "float32":
         absolute *= 2  # parts are rounded once more, before they are merged
     np.testing.assert_allclose(out, expected_out, atol=absolute, rtol=relative)
@@ -163,13 +168,14 @@ def test_writes_what_the_scatter_writes_nan_included(interpreted, implementation
 def refusal(implementation, **changes):
     """The reason that `implementation` gives for not reading such pages."""
     shape = dict(num_heads=4, num_kv_heads=2, head_size=64, page_size=16)
-    dtype = changes.pop("dtype", "bfloat16")
+    dtype, kv_dtype = changes.pop("dtype", "bfloat16"), changes.pop("kv_dtype", None)
     packed_for = changes.pop("packed_for", implementation)
     shape |= changes
     inputs = make_inputs(
         AttentionCase(name="", query_lens=(1,), kv_lens=(1,), **shape),
         dtype,
         implementation=packed_for,
+        kv_dtype=kv_dtype,
     )
     batch = unpack_batch(inputs.layout, jnp.zeros(inputs.layout.num_ints, jnp.int32))
     with pytest.raises(NotImplementedError) as error:
@@ -178,17 +184,21 @@ def refusal(implementation, **changes):
 
 
 def test_the_tpu_kernel_says_why_it_cannot():
-    assert "head_size=80 is no multiple of 64" in refusal("mosaic_tpu", head_size=80)
+    assert "head_size=320 is more than 256" in refusal("mosaic_tpu", head_size=320)
     assert "page_size=4 is no multiple of a tile's 16 rows" in refusal("mosaic_tpu", page_size=4)
     assert "float16 is no dtype" in refusal("mosaic_tpu", dtype="float16")
     assert "pages are in the order 'columns'" in refusal("mosaic_tpu", packed_for="xla")
+    assert "16 is no multiple of a tile's 32 rows" in refusal("mosaic_tpu", kv_dtype="int8")
+    assert "pages in float32 for queries in bfloat16" in refusal("mosaic_tpu", kv_dtype="float32")
+    assert "pages in float8_e4m3fn for" in refusal("mosaic_tpu", kv_dtype="float8_e4m3fn")
 
 
 @NEEDS_GPU_INTERPRETER
 def test_the_gpu_kernel_says_why_it_cannot():
-    assert "head_size=80 is neither 64 nor 128" in refusal("mosaic_gpu", head_size=80)
+    assert "head_size=320 is more than 256" in refusal("mosaic_gpu", head_size=320)
     assert "page_size=4 is none of" in refusal("mosaic_gpu", page_size=4)
     assert "float32 is no dtype of the tensor cores" in refusal("mosaic_gpu", dtype="float32")
+    assert "pages in float16 for queries in bfloat16" in refusal("mosaic_gpu", kv_dtype="float16")
     assert "pages are in the order 'joined'" in refusal("mosaic_gpu", packed_for="mosaic_tpu")
 
 
@@ -229,8 +239,9 @@ SHAPE = dict(dtype="bfloat16", head_size=128, page_size=64, num_heads=32, num_kv
     ("machine", "name", "reason"),
     [
         (dict(platform="cpu"), "xla", "there is no kernel for 'cpu'"),
-        (dict(platform="tpu"), "mosaic_tpu", "reads pages of 64 tokens, 32/8 heads of 128"),
-        (dict(platform="tpu", head_size=80), "xla", "not mosaic_tpu: head_size=80"),
+        (dict(platform="tpu"), "mosaic_tpu", "64 tokens in bfloat16, 32/8 heads of 128 in bf"),
+        (dict(platform="tpu", head_size=80, kv_dtype="int8"), "mosaic_tpu", "tokens in int8, 32"),
+        (dict(platform="tpu", head_size=288), "xla", "not mosaic_tpu: head_size=288"),
         (dict(platform="tpu", dtype="float16"), "xla", "not mosaic_tpu: float16"),
         pytest.param(
             dict(platform="gpu", compute_capability="9.0"), "mosaic_gpu", "the Pallas kernel reads",
