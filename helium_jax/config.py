@@ -17,7 +17,8 @@ class EngineConfig:
     Attributes:
         dtype: "float32", "bfloat16" or "float16": of weights and activations. Defaults to
             bfloat16, on CPUs to float32 unless checkpoint and CPU are both made for bfloat16.
-        kv_dtype: of the KV pool; defaults to `dtype`.
+        kv_dtype: of the KV pool; defaults to `dtype`. "int8" and "fp8" take about half of
+            bfloat16's memory, with a scale for every token and head.
         quantization: None, or "int8": weights in int8 with dynamic int8 activations.
         attention: None takes the kernel made for the device and shapes if it passes its self-check,
             else XLA's path; or the name of one of ATTENTION, which then must work.
@@ -83,7 +84,8 @@ class ModelShape:
 
     Attributes:
         max_position: most positions the model was made for.
-        kv_elements_per_token: of K and V of one token over all layers.
+        kv_elements_per_token: of K and V of one token over all layers, as the device stores them.
+        kv_heads_per_token: heads of K and V over all layers, each with a scale where quantized.
         num_params: of all weights.
         dtype: of the checkpoint.
     """
@@ -91,6 +93,7 @@ class ModelShape:
     max_position: int
     kv_elements_per_token: int
     num_params: int
+    kv_heads_per_token: int = 0
     dtype: str = "float32"
 
 
@@ -127,6 +130,9 @@ class ResolvedEngineConfig:
 # Implementations of attention that may be asked for by name.
 ATTENTION = ("xla", "mosaic_gpu", "mosaic_tpu", "reference")
 _WIDTH_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# Of the pool only; the names that people use, and those of the elements.
+_QUANTIZED = {"int8": "int8", "fp8": "float8_e4m3fn"}
+_SCALE_BYTES = 4
 _DEFAULTS = {
     # platform: (page_size, max_num_seqs, max_num_batched_tokens, steps_in_flight)
     "cpu": (32, 32, 512, 1),
@@ -152,9 +158,13 @@ def resolve(
     page_size, max_num_seqs, max_tokens, steps_in_flight = _DEFAULTS[device.platform]
     dtype = config.dtype or _default_dtype(device, model)
     kv_dtype = config.kv_dtype or dtype
-    for name, value in (("dtype", dtype), ("kv_dtype", kv_dtype)):
-        if value not in _WIDTH_BYTES:
-            raise RequestError(f"{name}={value!r} is unknown; choose one of {[*_WIDTH_BYTES]}")
+    known = [*_WIDTH_BYTES]
+    for name, value, choices in (
+        ("dtype", dtype, known),
+        ("kv_dtype", kv_dtype, [*known, *_QUANTIZED]),
+    ):
+        if value not in choices:
+            raise RequestError(f"{name}={value!r} is unknown; choose one of {choices}")
     if config.quantization not in (None, "int8"):
         raise RequestError(f"quantization={config.quantization!r} is unknown; choose int8 or none")
     if config.attention is not None and config.attention not in ATTENTION:
@@ -183,7 +193,11 @@ def resolve(
         )
     if steps_in_flight not in (1, 2):
         raise RequestError(f"{steps_in_flight=} must be 1 or 2")
-    page_bytes = model.kv_elements_per_token * _WIDTH_BYTES[kv_dtype] * page_size
+    page_bytes = model.kv_elements_per_token * _WIDTH_BYTES.get(kv_dtype, 1) * page_size
+    if kv_dtype in _QUANTIZED:
+        # TPUs give the scales of a page whole registers of 128.
+        num_scales = max(page_size, 128) if device.platform == "tpu" else page_size
+        page_bytes += model.kv_heads_per_token * _SCALE_BYTES * num_scales
     params_bytes = model.num_params * (1 if config.quantization else _WIDTH_BYTES[dtype])
     num_pages = _given(
         config.num_pages,
@@ -203,7 +217,7 @@ def resolve(
         )
     return ResolvedEngineConfig(
         dtype=dtype,
-        kv_dtype=kv_dtype,
+        kv_dtype=_QUANTIZED.get(kv_dtype, kv_dtype),
         quantization=config.quantization,
         attention=config.attention,
         page_size=page_size,

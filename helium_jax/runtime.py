@@ -33,6 +33,7 @@ from helium_jax.executor import Session
 from helium_jax.executor.output_cache import DEFAULT_MAX_BYTES, OutputCache
 from helium_jax.executor.profile_store import ProfileStore
 from helium_jax.executor.rates import RateKeeper, RateStore
+from helium_jax.kernels.pages import stored_head_size
 from helium_jax.models.checkpoint import load_hf, read_config
 from helium_jax.models.config import ModelConfig
 from helium_jax.models.params import Params, param_shapes
@@ -233,7 +234,10 @@ def _load_loop(
     source = _open_source(model)
     device = device_info(place)
     resolved = resolve(
-        config, device, _shape_of(source.config), num_workers=_num_sharing(num_workers)
+        config,
+        device,
+        _shape_of(source.config, device.platform),
+        num_workers=_num_sharing(num_workers),
     )
     use_compile_cache(resolved.compile_cache_dir)
     params, version = source.load(resolved.dtype)
@@ -288,10 +292,11 @@ def outline_engine(
         RequestError: the model or the configuration is wrong; names the file or the field.
     """
     source = _open_source(model)
+    device = device_info()
     resolved = resolve(
         config or EngineConfig(),
-        device_info(),
-        _shape_of(source.config),
+        device,
+        _shape_of(source.config, device.platform),
         num_workers=_num_sharing(num_workers),
     )
     info = _model_info(default_name(model), source.config, resolved, version="")
@@ -314,10 +319,13 @@ def name_numerics(
     return "/".join((version, *numerics))
 
 
-def _shape_of(model: ModelConfig) -> ModelShape:
+def _shape_of(model: ModelConfig, platform: str) -> ModelShape:
+    heads = model.kv_elements_per_token // model.head_size
+    order = "columns" if platform == "cpu" else "rows"  # that of kernels, though XLA may serve
     return ModelShape(
         max_position=model.max_position,
-        kv_elements_per_token=model.kv_elements_per_token,
+        kv_elements_per_token=heads * stored_head_size(model.head_size, order),
+        kv_heads_per_token=heads,
         num_params=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(param_shapes(model))),
         dtype=model.dtype,
     )

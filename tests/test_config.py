@@ -59,6 +59,18 @@ def test_workers_share_what_the_weights_leave():
     assert two.num_pages == one.num_pages // 2
 
 
+@pytest.mark.parametrize(("kv_dtype", "elements"), [("int8", "int8"), ("fp8", "float8_e4m3fn")])
+def test_a_quantized_pool_has_nearly_twice_the_pages_of_bfloat16(kv_dtype, elements):
+    shape = dataclasses.replace(MODEL, kv_heads_per_token=2 * 12 * 4)
+    memory = 2**30
+    half, small = (
+        resolve(EngineConfig(kv_dtype=name, kv_memory_bytes=memory), GPU, shape)
+        for name in ("bfloat16", kv_dtype)
+    )
+    assert small.kv_dtype == elements
+    assert small.num_pages / half.num_pages == pytest.approx(2 * 64 / (64 + 4), rel=1e-3)
+
+
 @pytest.mark.parametrize("max_tokens", [1, 2, 5, 8, 9, 64, 200, 512, 700, 8192])
 def test_buckets_ascend_to_the_budget(max_tokens):
     buckets = token_buckets(max_tokens)
@@ -71,7 +83,8 @@ def test_buckets_ascend_to_the_budget(max_tokens):
     ("options", "message"),
     [
         ({"dtype": "int4"}, "dtype='int4' is unknown"),
-        ({"kv_dtype": "fp8"}, "kv_dtype='fp8' is unknown"),
+        ({"dtype": "int8"}, "dtype='int8' is unknown"),
+        ({"kv_dtype": "int4"}, "kv_dtype='int4' is unknown; choose one of .*'int8', 'fp8'"),
         ({"quantization": "int3"}, "quantization='int3' is unknown"),
         ({"attention": "flash"}, "attention='flash' is unknown; choose one of .'xla'"),
         ({"page_size": 24}, "page_size=24 must be a power of two"),

@@ -32,7 +32,7 @@ class ByteSize(click.ParamType):
 
 _OPTIONS = (
     click.option("--dtype", help="float32, bfloat16 or float16.  [default: by device]"),
-    click.option("--kv-dtype", help="Of the KV pool.  [default: --dtype]"),
+    click.option("--kv-dtype", help="Of the KV pool; also int8 and fp8.  [default: --dtype]"),
     click.option("--quantization", help="int8: weights in int8, dynamic int8 activations."),
     click.option(
         "--attention", help="xla, mosaic_gpu, mosaic_tpu or reference.  [default: by device]"
