@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from helium_jax.text.answer import AnswerDetokenizer
+from helium_jax.text.grammar_spec import GrammarSpec
+from helium_jax.types import TokenGrammar
 
 
 class TextCodec(Protocol):
@@ -44,6 +46,17 @@ class TextCodec(Protocol):
 
     def encode(self, text: str) -> Sequence[int]:
         """The prompt of a bare text, with the special tokens the model expects at its start."""
+        ...
+
+    async def compile_grammar(
+        self, spec: GrammarSpec, *, param: str = "response_format"
+    ) -> TokenGrammar:
+        """What an answer must look like, for `GenerateRequest`; remembers what it has compiled.
+
+        Raises:
+            RequestError: the grammar is wrong, too large, or allows no text.
+            CapacityError: too many grammars wait to be compiled.
+        """
         ...
 
     def detokenizer(self, stop: Sequence[str] = ()) -> AnswerDetokenizer:

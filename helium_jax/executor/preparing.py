@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from helium_jax.errors import PlanError, Problem
+from helium_jax.errors import PlanError, Problem, RequestError
 from helium_jax.executor.codec import TextCodec
 from helium_jax.executor.options import RunOptions
 from helium_jax.executor.output_cache import CachedOutput, OutputCache
@@ -97,6 +97,26 @@ def check_models(plan: Plan, model: ModelInfo) -> None:
         raise PlanError(problems)
 
 
+async def check_formats(plan: Plan, codec: TextCodec) -> None:
+    """Compiles what answers must look like, each once; who calls then finds it compiled.
+
+    Raises:
+        PlanError: some cannot be used; names every operator that asks for one.
+        CapacityError: too many grammars wait to be compiled.
+    """
+    problems = []
+    for op in plan.all_ops:
+        if not isinstance(op, Chat | Completion) or op.settings.response_format is None:
+            continue
+        path = f"plan.ops.{op.name}.response_format"
+        try:
+            await codec.compile_grammar(op.settings.response_format, param=path)
+        except RequestError as error:
+            problems.append(Problem(path=path, message=error.message, code=error.code))
+    if problems:
+        raise PlanError(problems)
+
+
 async def prepare_run(
     plan: Plan,
     rows: Sequence[Mapping[str, object]],
@@ -115,12 +135,13 @@ async def prepare_run(
 
     Raises:
         PlanError: the plan or a parameter is not valid, the batch is too large for it, or a call
-            names a model that is not served.
+            names a model that is not served or a response format that cannot be used.
         RequestError: a row is not what the plan's inputs say, or the options name a rule or a
             policy that does not exist.
     """
     start = clock()
     check_models(plan, model)
+    await check_formats(plan, codec)
     is_large = len(plan.all_ops) >= LARGE_PLAN or len(rows) >= LARGE_BATCH
     physical, num_rows, columns = await _called(lambda: prepare(plan, rows, params), is_large)
     known: dict[tuple[str, int], CachedOutput] = {}

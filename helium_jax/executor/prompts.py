@@ -63,6 +63,8 @@ def prompt_key(prompt: Prompt, settings: CallSettings) -> bytes | None:
     history = prompt.history
     # The ids of a conversation that goes on are part of its prompt, not only its text.
     before = None if history is None else (history.prompt_ids, history.token_ids)
-    spelled = repr((prompt.conversation, before, settings.sampling, settings.stop))
+    spelled = repr(
+        (prompt.conversation, before, settings.sampling, settings.stop, settings.response_format)
+    )
     # Texts may hold lone surrogates, which have no UTF-8.
     return hashlib.blake2b(spelled.encode("utf-8", "surrogatepass"), digest_size=20).digest()

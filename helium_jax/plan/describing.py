@@ -103,6 +103,8 @@ def _call_facts(settings: CallSettings) -> list[str]:
         facts = [f"temperature={sampling.temperature:g}", "every call a new draw"]
     if sampling.max_tokens is not None:
         facts.append(f"max_tokens={sampling.max_tokens}")
+    if settings.response_format is not None:
+        facts.append(f"as {settings.response_format.kind}")
     if settings.retries:
         facts.append(f"retries={settings.retries}")
     if settings.timeout_s is not None:

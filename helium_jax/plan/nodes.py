@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from helium_jax.plan.template import Text
+from helium_jax.text.grammar_spec import GrammarSpec
 from helium_jax.types import SamplingParams
 
 Value = str | int | float | bool
@@ -89,6 +90,7 @@ class CallSettings:
         sampling: as the engine takes it; greedy by default, because a plan is a query.
         model: the name of the model that must answer; None: the one that is served.
         stop: strings that end the answer and are not part of it.
+        response_format: what the answer must look like; None for any text.
         priority: lower runs sooner.
         cache: what the calls may share.
         retries: how often a call that failed is made again.
@@ -101,6 +103,7 @@ class CallSettings:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     model: str | None = None
     stop: tuple[str, ...] = ()
+    response_format: GrammarSpec | None = None
     priority: int = 0
     cache: CachePolicy = CachePolicy()
     retries: int = 0

@@ -13,7 +13,7 @@ from helium_jax.errors import PlanError, Problem
 from helium_jax.plan import graph
 from helium_jax.plan.control import Loop, Node, Op, bodies, body_fields, bound_names, walk
 from helium_jax.plan.limits import RunLimits
-from helium_jax.plan.nodes import Function, Input, Lambda, Output, Param
+from helium_jax.plan.nodes import Chat, Completion, Function, Input, Lambda, Output, Param
 from helium_jax.plan.references import body_order, own_references, references
 from helium_jax.plan.rewriting import Rewriting
 from helium_jax.plan.signature import Signature, bound_signature, sign
@@ -156,7 +156,16 @@ class Plan:
     @cached_property
     def canonical_json(self) -> bytes:
         """The document with sorted keys: what the plan's identity is made of."""
-        return msgspec.json.encode(self.identity, order="deterministic")
+        identity = self.identity
+        # The one place where the order of keys counts: answers follow the order of a schema.
+        formats = {
+            op.name: op.settings.response_format.source
+            for op in self.all_ops
+            if isinstance(op, Chat | Completion) and op.settings.response_format is not None
+        }
+        if formats:
+            identity = identity | {"formats": formats}
+        return msgspec.json.encode(identity, order="deterministic")
 
     @cached_property
     def plan_id(self) -> str:

@@ -1,5 +1,6 @@
 """The fields of a calling operator besides its prompt, read into what the engine takes."""
 
+from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from helium_jax.plan.fields import (
@@ -21,11 +22,13 @@ from helium_jax.plan.limits import (
     parse_duration,
 )
 from helium_jax.plan.nodes import CachePolicy, CallSettings, OnError
+from helium_jax.plan.response_format import read_response_format
 from helium_jax.plan.writing import SAMPLING_FIELDS
 from helium_jax.types import SamplingParams
 
 SETTINGS_FIELDS = (
-    *SAMPLING_FIELDS, "model", "stop", "priority", "cache", "retries", "timeout", "on_error"
+    *SAMPLING_FIELDS, "model", "stop", "response_format", "priority", "cache", "retries", "timeout",
+    "on_error",
 )  # fmt: skip
 
 # Fields that other systems have and that would change the answer: refused, not ignored.
@@ -33,7 +36,7 @@ UNSUPPORTED_FIELDS = frozenset(
     {
         "best_of", "functions", "function_call", "grammar", "guided_json", "guided_regex",
         "json_schema", "logprobs", "lora", "max_completion_tokens", "n",
-        "reasoning_effort", "regex", "response_format", "schema", "stream", "suffix",
+        "reasoning_effort", "regex", "schema", "stream", "suffix",
         "tool_choice", "tools", "top_logprobs",
     }
 )  # fmt: skip
@@ -67,6 +70,7 @@ class Settings(TypedDict, total=False):
     min_tokens: int
     seed: int
     stop: str | list[str]
+    response_format: Mapping[str, Any]
     stop_token_ids: list[int]
     top_p: float
     top_k: int
@@ -110,6 +114,9 @@ def read_settings(document: dict[str, Any], path: str, found: Findings) -> CallS
         sampling=sampling,
         model=_read_model(document.get("model"), f"{path}.model", found),
         stop=_read_stop(document.get("stop"), f"{path}.stop", found),
+        response_format=read_response_format(
+            document.get("response_format"), f"{path}.response_format", found
+        ),
         priority=priority or 0,
         cache=_read_cache(document.get("cache"), f"{path}.cache", found),
         retries=retries or 0,

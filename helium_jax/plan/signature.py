@@ -166,4 +166,5 @@ def _spell_reduce(reduce: Reduce, signatures: Mapping[str, Signature]) -> tuple[
 def _spell_settings(settings: CallSettings) -> tuple[object, ...]:
     """What of a call's settings can change its value."""
     on_failure = (settings.retries, settings.timeout_s, settings.on_error, settings.default)
-    return (settings.model, settings.sampling, settings.stop, on_failure)
+    wanted = (settings.stop, settings.response_format)
+    return (settings.model, settings.sampling, wanted, on_failure)

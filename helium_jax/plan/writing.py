@@ -18,6 +18,7 @@ from helium_jax.plan.nodes import (
     Template,
     View,
 )
+from helium_jax.plan.response_format import write_response_format
 from helium_jax.plan.template import format_template
 from helium_jax.types import SamplingParams
 
@@ -162,6 +163,8 @@ def write_settings(settings: CallSettings) -> dict[str, Any]:
         document[name] = list(value) if isinstance(value, tuple) else value
     if settings.stop:
         document["stop"] = list(settings.stop)
+    if settings.response_format is not None:
+        document["response_format"] = write_response_format(settings.response_format)
     if settings.priority:
         document["priority"] = settings.priority
     if settings.cache != CachePolicy():

@@ -17,6 +17,7 @@ from helium_jax.plan.limits import (
 )
 from helium_jax.plan.nodes import VALUE_TYPES, Role, SliceUnit, ViewKind
 from helium_jax.plan.reading_control import REDUCE_KINDS
+from helium_jax.plan.response_format import SOURCE_FIELDS
 from helium_jax.plan.settings import (
     INTS,
     MAX_LOGIT_BIAS,
@@ -26,6 +27,7 @@ from helium_jax.plan.settings import (
     NUMBERS,
 )
 from helium_jax.plan.writing import VERSION
+from helium_jax.text.grammar_spec import MAX_CHOICES, GrammarKind
 
 Schema = dict[str, Any]
 
@@ -146,6 +148,7 @@ def _settings() -> Schema:
                 {"type": "array", "items": stop, "maxItems": MAX_STOP_STRINGS},
             ]
         },
+        "response_format": _response_format(),
         "stop_token_ids": {
             "type": ["array", "null"],
             "items": {"type": "integer", "minimum": 0},
@@ -167,6 +170,17 @@ def _settings() -> Schema:
             ]
         },
     }
+
+
+def _response_format() -> Schema:
+    choices = {"type": "array", "items": TEXT, "minItems": 1, "maxItems": MAX_CHOICES}
+    sources = {"schema": {"type": ["object", "boolean"]}, "choices": choices}
+    kinds = [
+        _object({"type": {"const": str(kind)}, field: sources.get(field, TEXT)}, ("type", field))
+        for kind, field in SOURCE_FIELDS.items()
+    ]
+    any_object = _object({"type": {"const": str(GrammarKind.JSON_OBJECT)}}, ("type",))
+    return {"oneOf": [{"type": "null"}, any_object, *kinds]}
 
 
 def _loop() -> Schema:
