@@ -1,6 +1,7 @@
 """Runs what a body asked for and writes the answer, whole or as events, for every endpoint."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
@@ -13,7 +14,15 @@ from helium_jax.server.formats import Format
 from helium_jax.server.middleware import shutting_down
 from helium_jax.server.replies import UsageReply
 from helium_jax.server.sse import EventStream, Wire
-from helium_jax.server.state import CONFIG, METRICS, RUNTIME, STATE, TENANT, WAITING_ROOM
+from helium_jax.server.state import (
+    CONFIG,
+    METRICS,
+    RUNTIME,
+    STATE,
+    TENANT,
+    WAITING_ROOM,
+    Asking,
+)
 from helium_jax.types import GenerateRequest, Usage
 
 
@@ -53,9 +62,30 @@ async def answer(
 
     `open_wire`: how events are put on the wire.
     """
-    runtime, metrics = request.app[RUNTIME], request.app[METRICS]
-    room, lengths = request.app[WAITING_ROOM], [len(one.token_ids) for one in job.requests]
-    with room.enter(request[TENANT], lengths) as on_begun:
+    if job.streams:
+        async with _running(request, job) as pieces:
+            return await _stream(request, job, form, pieces, open_wire(request))
+    reply = await complete(request, job, form)
+    return web.Response(body=msgspec.json.encode(reply), content_type="application/json")
+
+
+async def complete(asking: Asking, job: Job, form: Format) -> msgspec.Struct:
+    """Runs a job to its end; the whole answer in the format `form`."""
+    async with _running(asking, job) as pieces:
+        collected = [piece async for piece in _all_pieces(pieces)]
+    usages = _zero_usages(job)
+    for piece in collected:
+        usages[piece.index] = piece.usage
+    usage = sum_usage(usages, job.answers_per_prompt)
+    asking.app[METRICS].count("prompt_tokens_total", usage.prompt_tokens)
+    return form.whole(collected, usage)
+
+
+@contextlib.asynccontextmanager
+async def _running(asking: Asking, job: Job) -> AsyncIterator[Pieces]:
+    runtime, metrics = asking.app[RUNTIME], asking.app[METRICS]
+    room, lengths = asking.app[WAITING_ROOM], [len(one.token_ids) for one in job.requests]
+    with room.enter(asking[TENANT], lengths) as on_begun:
         running = run_sequences(
             runtime.generator,
             job.requests,
@@ -68,19 +98,10 @@ async def answer(
         )
         try:
             async with running as pieces:
-                if job.streams:
-                    return await _stream(request, job, form, pieces, open_wire(request))
-                collected = [piece async for piece in _all_pieces(pieces)]
+                yield pieces
         except asyncio.CancelledError:
             metrics.count("requests_cancelled_total")
             raise
-    usages = _zero_usages(job)
-    for piece in collected:
-        usages[piece.index] = piece.usage
-    usage = sum_usage(usages, job.answers_per_prompt)
-    metrics.count("prompt_tokens_total", usage.prompt_tokens)
-    reply = form.whole(collected, usage)
-    return web.Response(body=msgspec.json.encode(reply), content_type="application/json")
 
 
 def _zero_usages(job: Job) -> list[Usage]:

@@ -18,7 +18,7 @@ from helium_jax.server.openai import check_model
 from helium_jax.server.prompts import check_fits, check_prompts, encode_prompts
 from helium_jax.server.receive import finish_reading, parse_body, receive_object
 from helium_jax.server.sampling import check_foreign
-from helium_jax.server.state import CONFIG, METRICS, RUNTIME, TENANT, WAITING_ROOM
+from helium_jax.server.state import CONFIG, METRICS, RUNTIME, TENANT, WAITING_ROOM, Asking
 from helium_jax.types import Embeds
 
 POOLING = "mean"
@@ -76,44 +76,52 @@ class EmbeddingsReply(Struct, kw_only=True, frozen=True):
 async def post_embeddings(request: web.Request) -> web.Response:
     """Makes a vector of each input."""
     with working(request):
-        runtime, config = request.app[RUNTIME], request.app[CONFIG]
-        generator, info = runtime.generator, runtime.generator.info
-        raw = await receive_object(request)
-        body, found = parse_body(EmbeddingsBody, raw)
-        check_foreign(raw, FOREIGN_EMBEDDINGS_FIELDS, "", found)
-        prompts, hinted = [], ()
-        if body is not None:
-            prompts = check_prompts(body.input, info, config.limits, found, name="input")
-            hinted = check_hints(body, None, config.limits, found).warnings
-        warnings = [*finish_reading(found, strict=config.strict), *hinted]
-        assert body is not None, "a body that cannot be read has problems"
-        check_model(request, body.model)
-        if not isinstance(generator, Embeds):
-            raise RequestError("this server's engine makes no vectors", code="unsupported")
-        _check_dimensions(body.dimensions, generator.embedding_size)
-        encoded = await encode_prompts(
-            prompts, runtime.text, add_special_tokens=body.add_special_tokens is not False
-        )
-        for prompt, ids in zip(prompts, encoded, strict=True):
-            check_fits(len(ids), None, info.max_model_len, prompt.path)
-        lengths = [len(ids) for ids in encoded]
-        data = []
-        with request.app[WAITING_ROOM].enter(request[TENANT], lengths) as on_begun:
-            for index, ids in enumerate(encoded):
-                vector = await generator.embed(ids)
-                on_begun(index)
-                data.append(
-                    Embedding(index=index, embedding=_written(vector, body.encoding_format))
-                )
-        num_tokens = sum(lengths)
-        request.app[METRICS].count("prompt_tokens_total", num_tokens)
-        reply = EmbeddingsReply(
-            data=data,
-            model=info.name,
-            usage=EmbeddingsUsage(prompt_tokens=num_tokens, total_tokens=num_tokens),
-            warnings=warnings or UNSET,
-        )
+        reply = await make_embeddings(request, await receive_object(request))
         return web.Response(body=msgspec.json.encode(reply), content_type="application/json")
+
+
+async def make_embeddings(asking: Asking, raw: dict[str, Any]) -> EmbeddingsReply:
+    """Checks a body and makes its vectors.
+
+    Raises:
+        RequestError: names every fault.
+        NotFoundError: the model is not served.
+        CapacityError: too much waits.
+    """
+    runtime, config = asking.app[RUNTIME], asking.app[CONFIG]
+    generator, info = runtime.generator, runtime.generator.info
+    body, found = parse_body(EmbeddingsBody, raw)
+    check_foreign(raw, FOREIGN_EMBEDDINGS_FIELDS, "", found)
+    prompts, hinted = [], ()
+    if body is not None:
+        prompts = check_prompts(body.input, info, config.limits, found, name="input")
+        hinted = check_hints(body, None, config.limits, found).warnings
+    warnings = [*finish_reading(found, strict=config.strict), *hinted]
+    assert body is not None, "a body that cannot be read has problems"
+    check_model(asking, body.model)
+    if not isinstance(generator, Embeds):
+        raise RequestError("this server's engine makes no vectors", code="unsupported")
+    _check_dimensions(body.dimensions, generator.embedding_size)
+    encoded = await encode_prompts(
+        prompts, runtime.text, add_special_tokens=body.add_special_tokens is not False
+    )
+    for prompt, ids in zip(prompts, encoded, strict=True):
+        check_fits(len(ids), None, info.max_model_len, prompt.path)
+    lengths = [len(ids) for ids in encoded]
+    data = []
+    with asking.app[WAITING_ROOM].enter(asking[TENANT], lengths) as on_begun:
+        for index, ids in enumerate(encoded):
+            vector = await generator.embed(ids)
+            on_begun(index)
+            data.append(Embedding(index=index, embedding=_written(vector, body.encoding_format)))
+    num_tokens = sum(lengths)
+    asking.app[METRICS].count("prompt_tokens_total", num_tokens)
+    return EmbeddingsReply(
+        data=data,
+        model=info.name,
+        usage=EmbeddingsUsage(prompt_tokens=num_tokens, total_tokens=num_tokens),
+        warnings=warnings or UNSET,
+    )
 
 
 def describe_embeddings(generator: object) -> str | UnsetType:

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from aiohttp import web
 
@@ -41,6 +42,7 @@ from helium_jax.server.state import (
     REQUEST_ID,
     RUNTIME,
     TENANT,
+    Asking,
 )
 from helium_jax.server.tool_request import check_tools, parser_maker
 from helium_jax.server.tools import write_tools
@@ -51,93 +53,114 @@ async def post_chat(request: web.Request) -> web.StreamResponse:
     """Continues a conversation."""
     with working(request):
         started = asyncio.get_running_loop().time()
-        runtime, config = request.app[RUNTIME], request.app[CONFIG]
         raw = await receive_object(request)
-        body, found = parse_body(ChatBody, raw)
-        check_foreign(raw, FOREIGN_CHAT_FIELDS, "", found)
-        if body is None:
-            finish_reading(found, strict=config.strict)
-            raise AssertionError("a body that cannot be read has problems")
-        info = runtime.generator.info
-        sampling = check_sampling(body, info, runtime.text.sampling, config.limits, found)
-        tools, choice = check_tools(body, config.limits, found)
-        wanted = check_format(body, raw, found, has_tools=bool(tools))
-        messages = check_messages(body.messages, raw["messages"], config.limits, found)
-        hints = check_hints(body, body.priority, config.limits, found)
-        variables = check_variables(body.chat_template_kwargs or {}, config.limits, found)
-        _check_salt(body, config.limits.salt_chars, found)
-        warnings = finish_reading(found, strict=config.strict)
-        check_model(request, body.model)
-        prompt = write_tools(messages, tools, runtime.text.template)
-        ids = await asyncio.to_thread(
-            runtime.text.encode_chat, prompt.messages, tools=prompt.tools, **variables
-        )
-        check_fits(len(ids), sampling.max_tokens, info.max_model_len, "messages")
-        grammar = await compile_answer(runtime.text, wanted, tools, choice, prompt.syntax)
-        job = _make_job(request, body, [tuple(ids)], sampling, hints, grammar, started)
-        heading = _heading(request, "chatcmpl", [*warnings, *hints.warnings])
-        make_parser = parser_maker(tools, choice, prompt.syntax)
-        return await answer(request, job, ChatFormat(heading, runtime.text, make_parser))
+        job, form = await prepare_chat(request, raw, started)
+        return await answer(request, job, form)
+
+
+async def prepare_chat(
+    asking: Asking, raw: dict[str, Any], started: float
+) -> tuple[Job, ChatFormat]:
+    """Checks a chat body; what is to run, and how its answer is written.
+
+    Raises:
+        RequestError: names every fault.
+        NotFoundError: the model is not served.
+    """
+    runtime, config = asking.app[RUNTIME], asking.app[CONFIG]
+    body, found = parse_body(ChatBody, raw)
+    check_foreign(raw, FOREIGN_CHAT_FIELDS, "", found)
+    if body is None:
+        finish_reading(found, strict=config.strict)
+        raise AssertionError("a body that cannot be read has problems")
+    info = runtime.generator.info
+    sampling = check_sampling(body, info, runtime.text.sampling, config.limits, found)
+    tools, choice = check_tools(body, config.limits, found)
+    wanted = check_format(body, raw, found, has_tools=bool(tools))
+    messages = check_messages(body.messages, raw["messages"], config.limits, found)
+    hints = check_hints(body, body.priority, config.limits, found)
+    variables = check_variables(body.chat_template_kwargs or {}, config.limits, found)
+    _check_salt(body, config.limits.salt_chars, found)
+    warnings = finish_reading(found, strict=config.strict)
+    check_model(asking, body.model)
+    prompt = write_tools(messages, tools, runtime.text.template)
+    ids = await asyncio.to_thread(
+        runtime.text.encode_chat, prompt.messages, tools=prompt.tools, **variables
+    )
+    check_fits(len(ids), sampling.max_tokens, info.max_model_len, "messages")
+    grammar = await compile_answer(runtime.text, wanted, tools, choice, prompt.syntax)
+    job = _make_job(asking, body, [tuple(ids)], sampling, hints, grammar, started)
+    heading = _heading(asking, "chatcmpl", [*warnings, *hints.warnings])
+    make_parser = parser_maker(tools, choice, prompt.syntax)
+    return job, ChatFormat(heading, runtime.text, make_parser)
 
 
 async def post_completions(request: web.Request) -> web.StreamResponse:
     """Continues texts."""
     with working(request):
         started = asyncio.get_running_loop().time()
-        runtime, config = request.app[RUNTIME], request.app[CONFIG]
-        limits = config.limits
         raw = await receive_object(request)
-        body, found = parse_body(CompletionBody, raw)
-        check_foreign(raw, FOREIGN_COMPLETION_FIELDS, "", found)
-        if body is None:
-            finish_reading(found, strict=config.strict)
-            raise AssertionError("a body that cannot be read has problems")
-        info = runtime.generator.info
-        sampling = check_sampling(body, info, runtime.text.sampling, limits, found)
-        prompts = check_prompts(body.prompt, info, limits, found)
-        wanted = check_format(body, raw, found)
-        hints = check_hints(body, body.priority, limits, found)
-        _check_salt(body, limits.salt_chars, found)
-        _check_best_of(body, found)
-        if body.echo and body.logprobs is not None:
-            found.add_unsupported("logprobs", "log-probabilities of the prompt (echo)")
-        if len(prompts) * (body.n or 1) > limits.sequences:
-            found.add(
-                "n", f"{len(prompts)} prompts times n={body.n} exceeds {limits.sequences} answers"
-            )
-        warnings = finish_reading(found, strict=config.strict)
-        check_model(request, body.model)
-        encoded = await encode_prompts(
-            prompts, runtime.text, add_special_tokens=body.add_special_tokens is not False
+        job, form = await prepare_completions(request, raw, started)
+        return await answer(request, job, form)
+
+
+async def prepare_completions(
+    asking: Asking, raw: dict[str, Any], started: float
+) -> tuple[Job, CompletionFormat]:
+    """Checks a completions body; as `prepare_chat`."""
+    runtime, config = asking.app[RUNTIME], asking.app[CONFIG]
+    limits = config.limits
+    body, found = parse_body(CompletionBody, raw)
+    check_foreign(raw, FOREIGN_COMPLETION_FIELDS, "", found)
+    if body is None:
+        finish_reading(found, strict=config.strict)
+        raise AssertionError("a body that cannot be read has problems")
+    info = runtime.generator.info
+    sampling = check_sampling(body, info, runtime.text.sampling, limits, found)
+    prompts = check_prompts(body.prompt, info, limits, found)
+    wanted = check_format(body, raw, found)
+    hints = check_hints(body, body.priority, limits, found)
+    _check_salt(body, limits.salt_chars, found)
+    _check_best_of(body, found)
+    if body.echo and body.logprobs is not None:
+        found.add_unsupported("logprobs", "log-probabilities of the prompt (echo)")
+    if len(prompts) * (body.n or 1) > limits.sequences:
+        found.add(
+            "n", f"{len(prompts)} prompts times n={body.n} exceeds {limits.sequences} answers"
         )
-        for prompt, ids in zip(prompts, encoded, strict=True):
-            check_fits(len(ids), sampling.max_tokens, info.max_model_len, prompt.path)
-        echoes: tuple[str, ...] = ()
-        if body.echo:
-            echoes = tuple(
-                runtime.text.decode(ids) if prompt.text is None else prompt.text
-                for prompt, ids in zip(prompts, encoded, strict=True)
-                for _ in range(body.n or 1)
-            )
-        grammar = await compile_format(runtime.text, wanted)
-        job = _make_job(request, body, encoded, sampling, hints, grammar, started)
-        heading = _heading(request, "cmpl", [*warnings, *hints.warnings])
-        return await answer(request, job, CompletionFormat(heading, runtime.text, echoes))
+    warnings = finish_reading(found, strict=config.strict)
+    check_model(asking, body.model)
+    encoded = await encode_prompts(
+        prompts, runtime.text, add_special_tokens=body.add_special_tokens is not False
+    )
+    for prompt, ids in zip(prompts, encoded, strict=True):
+        check_fits(len(ids), sampling.max_tokens, info.max_model_len, prompt.path)
+    echoes: tuple[str, ...] = ()
+    if body.echo:
+        echoes = tuple(
+            runtime.text.decode(ids) if prompt.text is None else prompt.text
+            for prompt, ids in zip(prompts, encoded, strict=True)
+            for _ in range(body.n or 1)
+        )
+    grammar = await compile_format(runtime.text, wanted)
+    job = _make_job(asking, body, encoded, sampling, hints, grammar, started)
+    heading = _heading(asking, "cmpl", [*warnings, *hints.warnings])
+    return job, CompletionFormat(heading, runtime.text, echoes)
 
 
-def model_names(request: web.Request) -> tuple[str, ...]:
+def model_names(asking: Asking) -> tuple[str, ...]:
     """Names under which the model can be asked for, its own first."""
-    own = request.app[RUNTIME].generator.info.name
-    return tuple(dict.fromkeys((own, *request.app[CONFIG].served_names)))
+    own = asking.app[RUNTIME].generator.info.name
+    return tuple(dict.fromkeys((own, *asking.app[CONFIG].served_names)))
 
 
-def check_model(request: web.Request, name: str) -> None:
+def check_model(asking: Asking, name: str) -> None:
     """Refuses a model that is not served.
 
     Raises:
         NotFoundError: lists what is served.
     """
-    names = model_names(request)
+    names = model_names(asking)
     if name not in names:
         raise NotFoundError(
             f"the model {name!r} is not served here; there is {', '.join(names)}",
@@ -170,7 +193,7 @@ def _check_best_of(body: CompletionBody, found: Findings) -> None:
 
 
 def _make_job(
-    request: web.Request,
+    asking: Asking,
     body: SamplingFields,
     prompts: Sequence[tuple[int, ...]],
     sampling: SamplingParams,
@@ -179,11 +202,11 @@ def _make_job(
     started: float,
 ) -> Job:
     # The client may reuse its request id; the engine's must be unique among the unfinished.
-    unique = f"{request[REQUEST_ID]}.{uuid.uuid4().hex[:8]}"
+    unique = f"{asking[REQUEST_ID]}.{uuid.uuid4().hex[:8]}"
     n = body.n or 1
-    salt = derive_salt(request[TENANT], body.cache_salt)
-    workers = request.app[RUNTIME].generator.statistics()
-    worker = affine_worker(hints.affinity, request[TENANT], workers)
+    salt = derive_salt(asking[TENANT], body.cache_salt)
+    workers = asking.app[RUNTIME].generator.statistics()
+    worker = affine_worker(hints.affinity, asking[TENANT], workers)
     options = body.stream_options or StreamOptions()
     return Job(
         requests=tuple(
@@ -216,8 +239,8 @@ def _of_answer(sampling: SamplingParams, answer: int) -> SamplingParams:
     return replace(sampling, seed=(sampling.seed + answer) % SEED_RANGE)
 
 
-def _heading(request: web.Request, prefix: str, warnings: list[str]) -> Heading:
-    info = request.app[RUNTIME].generator.info
+def _heading(asking: Asking, prefix: str, warnings: list[str]) -> Heading:
+    info = asking.app[RUNTIME].generator.info
     return Heading(
         id=f"{prefix}-{uuid.uuid4().hex}",
         created=int(time.time()),

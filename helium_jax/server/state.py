@@ -1,7 +1,7 @@
 """What the handlers of one application share; handed to them through typed keys."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from aiohttp import web
 
@@ -22,6 +22,18 @@ class Runtime(Protocol):
 
     @property
     def text(self) -> TextModel: ...
+
+
+T = TypeVar("T")
+
+
+class Asking(Protocol):
+    """Who asks for an answer: an HTTP request, or a line of a batch."""
+
+    @property
+    def app(self) -> web.Application: ...
+
+    def __getitem__(self, key: web.RequestKey[T], /) -> T: ...
 
 
 RUNTIME = web.AppKey("runtime", Runtime)
