@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from helium_jax.schedule.call_graph import CallGraph
-from helium_jax.schedule.prefix_tree import PrefixTree, tree_of
+from helium_jax.schedule.prefix_tree import tree_of
 from helium_jax.schedule.token_step import TokenSteps
 
 # One inner sequence: a worker runs it row by row, all its operators of a row together.
@@ -36,14 +36,26 @@ class _Load:
     end: float | None = None
 
 
-def order_operators(steps: TokenSteps, placement: Sequence[Sequence[int]]) -> list[str]:
+@dataclass(slots=True)
+class Branch:
+    """A place where templates part or end; the first is the root."""
+
+    parent: int
+    children: list[int]
+    calls: list[str]
+
+
+def order_operators(
+    steps: TokenSteps, placement: Sequence[Sequence[int]], branches: Sequence[Branch] = ()
+) -> list[str]:
     """The operators in the order in which their first calls are wanted.
 
     Args:
         steps: cost model; of its calls, those that are done cost nothing.
         placement: per operator of the graph the workers that have it.
+        branches: of the graph, where they were found already.
     """
-    walk = _Walk(steps, placement)
+    walk = _Walk(steps, placement, branches or find_branches(steps.graph))
     while walk.missing:
         if not walk.run_pass():
             walk.force()
@@ -71,11 +83,13 @@ class _Weight(NamedTuple):
 class _Walk:
     """The state of one walk: clocks per worker, and what was emitted."""
 
-    def __init__(self, steps: TokenSteps, placement: Sequence[Sequence[int]]) -> None:
+    def __init__(
+        self, steps: TokenSteps, placement: Sequence[Sequence[int]], tree: Sequence[Branch]
+    ) -> None:
         self._graph = steps.graph
         self._steps = steps
         self._workers = dict(zip(self._graph.by_name, placement, strict=True))
-        self._tree = _branches(tree_of(self._graph))
+        self._tree = tree
         self._clocks = [0.0] * len(steps.capacities)
         self._loads = {
             node.name: _load(steps, place, len(self._workers[node.name]))
@@ -189,21 +203,13 @@ def _load(steps: TokenSteps, place: int, num_workers: int) -> _Load:
     return _Load(first=first, total=first + other * (len(calls) / num_workers - 1))
 
 
-@dataclass(slots=True)
-class _Branch:
-    """A place where templates part or end; the first is the root."""
-
-    parent: int
-    children: list[int]
-    calls: list[str]
-
-
-def _branches(tree: PrefixTree) -> list[_Branch]:
-    """The tree without stretches that lead to only one place, so at most two nodes a call."""
+def find_branches(graph: CallGraph) -> list[Branch]:
+    """The prefix tree without stretches that lead to only one place: at most two nodes a call."""
+    tree = tree_of(graph)
     counts = [len(node.calls) for node in tree.nodes]
     for index in reversed(range(1, len(tree.nodes))):
         counts[tree.nodes[index].parent] += counts[index]
-    branches = [_Branch(parent=0, children=[], calls=list(tree.nodes[0].calls))]
+    branches = [Branch(parent=0, children=[], calls=list(tree.nodes[0].calls))]
     pending = [(child, 0) for child in reversed(tree.nodes[0].children)]
     while pending:
         index, parent = pending.pop()
@@ -217,7 +223,7 @@ def _branches(tree: PrefixTree) -> list[_Branch]:
             continue
         branches[parent].children.append(len(branches))
         pending += [(child, len(branches)) for child in reversed(node.children)]
-        branches.append(_Branch(parent=parent, children=[], calls=list(node.calls)))
+        branches.append(Branch(parent=parent, children=[], calls=list(node.calls)))
     return branches
 
 

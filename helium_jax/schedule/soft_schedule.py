@@ -15,7 +15,7 @@ from itertools import chain, islice, zip_longest
 
 from helium_jax.schedule.call_graph import CallGraph
 from helium_jax.schedule.neighbours import neighbours
-from helium_jax.schedule.operator_order import Inner, nest, order_operators
+from helium_jax.schedule.operator_order import Inner, find_branches, nest, order_operators
 from helium_jax.schedule.order_cost import MakeCost, ModelName, OrderCost
 from helium_jax.schedule.placement import Placement, group_rows, placements, workers_of
 from helium_jax.schedule.refinement import refine
@@ -33,6 +33,8 @@ class PlanningEffort:
         sampled_rows: rows on which orders of operators are compared, per worker.
         evaluated_calls: calls whose times are worked out while orders are compared, in token
             steps; other models cost a multiple of that.
+        evaluated_per_call: the same for each call of the batch, so that planning stays a small part
+            of a short run.
         predicted_calls: largest batch, in calls, whose makespan is worked out with all its rows.
         refined_calls: largest batch, in calls, that is refined call by call.
         refined_prefixes: beginnings of orders looked at while refining.
@@ -40,6 +42,7 @@ class PlanningEffort:
 
     sampled_rows: int = 4
     evaluated_calls: int = 20_000
+    evaluated_per_call: int = 32
     predicted_calls: int = 5_000
     refined_calls: int = 32
     refined_prefixes: int = 1_000
@@ -237,12 +240,15 @@ class _Search:
     ) -> None:
         self._steps = steps
         self._effort = effort
+        most = effort.evaluated_per_call * len(steps.calls)
+        self._most = min(effort.evaluated_calls, most)
         self.ordered = group_rows(steps)
         self._rows = self._sample_rows()
         self._sample, weight = self._sampled()
         self._model: OrderCost = self._sample
         if roofline is not None:
             self._model = roofline(self._sample.graph, self._sample.done, weight)
+        self._branches = find_branches(steps.graph)
         self.num_evaluated = 0
 
     def find(self) -> tuple[float, _Plan]:
@@ -265,7 +271,7 @@ class _Search:
 
     @property
     def _is_spent(self) -> bool:
-        return self.num_evaluated + self._expense > self._effort.evaluated_calls
+        return self.num_evaluated + self._expense > self._most
 
     @property
     def _expense(self) -> int:
@@ -319,7 +325,7 @@ class _Search:
 
     def _candidates(self, placement: Placement) -> Iterator[tuple[Inner, ...]]:
         graph = self._steps.graph
-        walked = order_operators(self._steps, workers_of(placement))
+        walked = order_operators(self._steps, workers_of(placement), self._branches)
         by_depth = _by_depth(graph)
         found = [
             nest(graph, walked, with_dependents=False),

@@ -11,6 +11,7 @@ A call is a number here: `operator * num_rows + row`, with the operator's place 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from helium_jax.schedule.call_graph import CallGraph, CallNode
 
@@ -91,11 +92,18 @@ class TokenSteps:
         return tuple(node.prompt_tokens for node in self.graph.nodes)
 
     @cached_property
-    def _decodes(self) -> tuple[float, ...]:
-        return tuple(n.output_tokens * (n.output_tokens + 1) / 2 for n in self.graph.nodes)
+    def _costs(self) -> tuple[tuple[float, float], ...]:
+        """Per operator, the cost of an unshared token and of its answer, for a capacity of 1."""
+        return tuple(
+            (
+                self.scale * node.repeats * node.output_tokens,
+                self.scale * node.repeats * node.output_tokens * (node.output_tokens + 1) / 2,
+            )
+            for node in self.graph.nodes
+        )
 
     @cached_property
-    def _pairs(self) -> dict[int, tuple[tuple[str | None, float], ...]]:
+    def _pairs(self) -> "dict[int, _Common]":
         """Memo of `_common`, by the two operators' places in one number."""
         return {}
 
@@ -108,28 +116,25 @@ class TokenSteps:
         common = self._pairs.get(key)
         if common is None:
             common = self._pairs[key] = _common(self.graph.nodes[first], self.graph.nodes[second])
-        total = 0.0
-        for group, num_tokens in common:
-            if group is not None and first_row != second_row:
-                values = self.graph.values[group] if group else ()
-                if not group or values[first_row] != values[second_row]:
+        if first_row == second_row:
+            return common.in_row
+        total = common.in_all
+        for group, num_tokens in common.behind:
+            if group:
+                values = self.graph.values[group]
+                if values[first_row] != values[second_row]:
                     break
             total += num_tokens
         return total
 
     def usage(self, worker: int, previous: int | None, call: int) -> float:
         """What `call` costs on `worker` directly after `previous`; None: it is the first there."""
-        return self._cost(worker, call, self._unshared(previous, call))
-
-    def _unshared(self, previous: int | None, call: int) -> float:
-        prompt = self._prompts[call // self.graph.num_rows]
-        return prompt if previous is None else prompt - self.shared(previous, call)
-
-    def _cost(self, worker: int, call: int, prefill: float) -> float:
         operator = call // self.graph.num_rows
-        node = self.graph.nodes[operator]
-        work = node.output_tokens * prefill + self._decodes[operator]
-        return self.scale * node.repeats * work / self.capacities[worker]
+        unshared = self._prompts[operator]
+        if previous is not None:
+            unshared -= self.shared(previous, call)
+        per_token, decode = self._costs[operator]
+        return (per_token * unshared + decode) / self.capacities[worker]
 
     def evaluate(self, orders: Sequence[Sequence[int]]) -> Timeline:
         """Times of all calls when every worker keeps its order.
@@ -144,6 +149,8 @@ class TokenSteps:
         num_open = len(self.calls)
         if sorted(call for order in orders for call in order) != list(self.calls):
             raise ValueError(f"the orders hold {orders!r}, not each of {num_open} calls once")
+        rows, prompts, costs = self.graph.num_rows, self._prompts, self._costs
+        needs, delays, shared = self.needs, self.delays, self.shared
         starts, ends = [0.0] * count, [-1.0] * count
         clocks = [0.0] * len(orders)
         nexts = [0] * len(orders)
@@ -151,18 +158,31 @@ class TokenSteps:
         while num_done < num_open:
             before = num_done
             for worker, order in enumerate(orders):
-                while nexts[worker] < len(order):
-                    call = order[nexts[worker]]
-                    start = self.earliest(call, clocks[worker], ends)
-                    if start is None:
+                clock, place, capacity = clocks[worker], nexts[worker], self.capacities[worker]
+                previous = order[place - 1] if place else -1
+                for call in order[place:] if place else order:
+                    start = clock
+                    for need in needs[call]:
+                        end = ends[need]
+                        if end < 0.0:
+                            start = -1.0
+                            break
+                        if end + delays[need] > start:
+                            start = end + delays[need]
+                    if start < 0.0:
                         break
-                    previous = order[nexts[worker] - 1] if nexts[worker] else None
-                    unshared = self._unshared(previous, call)
+                    operator = call // rows
+                    unshared = prompts[operator]
+                    if previous >= 0:
+                        unshared -= shared(previous, call)
+                    per_token, decode = costs[operator]
                     starts[call] = start
-                    ends[call] = clocks[worker] = start + self._cost(worker, call, unshared)
+                    ends[call] = clock = start + (per_token * unshared + decode) / capacity
                     prefilled += unshared
-                    nexts[worker] += 1
-                    num_done += 1
+                    previous = call
+                    place += 1
+                num_done += place - nexts[worker]
+                clocks[worker], nexts[worker] = clock, place
             if num_done == before:
                 waiting = [
                     order[n] for order, n in zip(orders, nexts, strict=True) if n < len(order)
@@ -188,11 +208,33 @@ class TokenSteps:
         return start
 
 
-def _common(first: CallNode, second: CallNode) -> tuple[tuple[str | None, float], ...]:
-    """The segments that two operators may share: (None for static text, else its group; tokens)."""
-    common: list[tuple[str | None, float]] = []
+class _Common(NamedTuple):
+    """What two operators may share.
+
+    Attributes:
+        in_row: tokens, for calls of one row.
+        in_all: tokens that calls of any rows share.
+        behind: after those, for calls of different rows: (column whose values must be equal, or
+            "" for static text; tokens).
+    """
+
+    in_row: float
+    in_all: float
+    behind: tuple[tuple[str, float], ...]
+
+
+def _common(first: CallNode, second: CallNode) -> _Common:
+    in_row = in_all = 0.0
+    behind: list[tuple[str, float]] = []
+    is_open = True  # whether another row may have the same
     for a, b in zip(first.segments, second.segments, strict=False):
         if not a.key or a.key != b.key or a.is_static != b.is_static or a.group != b.group:
             break
-        common.append((None if a.is_static else a.group, min(a.num_tokens, b.num_tokens)))
-    return tuple(common)
+        num_tokens = min(a.num_tokens, b.num_tokens)
+        in_row += num_tokens
+        is_open = is_open and (a.is_static or bool(a.group))
+        if is_open and a.is_static and not behind:
+            in_all += num_tokens
+        elif is_open:
+            behind.append(("" if a.is_static else a.group, num_tokens))
+    return _Common(in_row=in_row, in_all=in_all, behind=tuple(behind))
