@@ -9,6 +9,10 @@ from helium_jax.types import SamplingParams, TokenGrammar
 
 FAKE_EOS_ID = 256
 FAKE_ROLE_IDS = {"system": 257, "user": 258, "assistant": 259}
+_MARKS = {
+    FAKE_EOS_ID: b"<end>",
+    **{mark: f"<{role}>".encode() for role, mark in FAKE_ROLE_IDS.items()},
+}
 FAKE_VOCAB_SIZE = 512
 
 
@@ -19,11 +23,13 @@ class FakeText:
     """
 
     sampling = SamplingParams()
+    template = None  # conversations are written by `encode_chat` itself
 
     def __init__(self) -> None:
-        self._grammars = GrammarCache(self._vocabulary)
+        self._grammars = GrammarCache(self.vocabulary)
 
-    def _vocabulary(self) -> Vocabulary:
+    def vocabulary(self) -> Vocabulary:
+        """What grammars are compiled for."""
         special_ids = (FAKE_EOS_ID, *FAKE_ROLE_IDS.values())
         return Vocabulary(
             [*map(self.token_bytes, range(FAKE_VOCAB_SIZE))], special_ids, self.encode
@@ -36,9 +42,14 @@ class FakeText:
         return await self._grammars.compile(spec, param=param)
 
     def encode_chat(
-        self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        add_generation_prompt: bool = True,
+        tools: None = None,
     ) -> list[int]:
-        """Each message as a mark for its role, its bytes and a closing mark."""
+        """Each message as a mark for its role, its bytes and a closing mark; it has no syntax of
+        its own for tools."""
         ids: list[int] = []
         for message in messages:
             ids += [FAKE_ROLE_IDS[message["role"]], *self.encode(message["content"]), FAKE_EOS_ID]
@@ -65,9 +76,11 @@ class FakeText:
         """The text's bytes; lone surrogates become question marks."""
         return list(text.encode("utf-8", "replace"))
 
-    def decode(self, token_ids: Iterable[int]) -> str:
-        """The text of the ids that are bytes."""
-        return bytes(i for i in token_ids if i < 256).decode("utf-8", "replace")
+    def decode(self, token_ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of the ids that are bytes, and names of the marks between them if asked for."""
+        marks = {} if skip_special_tokens else _MARKS
+        spelled = (bytes([i]) if i < 256 else marks.get(i, b"") for i in token_ids)
+        return b"".join(spelled).decode("utf-8", "replace")
 
     def token_bytes(self, token_id: int) -> bytes:
         """The byte of an id; none for a mark."""
@@ -88,7 +101,12 @@ class FakeDetokenizer:
         self._include_stop = include_stop
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
-        self.is_stopped = False
+        self.stopped_by: str | None = None
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a stop string was found."""
+        return self.stopped_by is not None
 
     def push(self, token_ids: Sequence[int]) -> str:
         """The text that is certain now; ids that are no bytes have no text."""
@@ -97,8 +115,8 @@ class FakeDetokenizer:
         self._held += self._decoder.decode(bytes(i for i in token_ids if i < 256))
         found = [(start, stop) for stop in self._stop if (start := self._held.find(stop)) >= 0]
         if found:
-            self.is_stopped = True
             start, stop = min(found)
+            self.stopped_by = stop
             return self._give(start + len(stop) if self._include_stop else start)
         longest = max(map(len, self._stop), default=1)
         return self._give(max(len(self._held) - longest + 1, 0))
