@@ -114,6 +114,14 @@ async def _demo(
         if ends:
             return code
         console.print(f"try: {curl_line(server.port, runtime.name)}", soft_wrap=True, markup=False)
+        for outcome in outcomes:
+            await asyncio.to_thread(submit, server.port, outcome.workload)
+        console.print(
+            "both run again over HTTP; watch them, their plans, calls and pages at "
+            f"http://127.0.0.1:{server.port}/viewer/",
+            highlight=False,
+            soft_wrap=True,
+        )
         console.print("the server stays up; Ctrl-C ends it")
         left = await serve_until_signal(server, SHUTDOWN_TIMEOUT_S, console.print)
         return max(code, left)
@@ -233,10 +241,26 @@ def curl_line(port: int, model: str) -> str:
 
 def ask(port: int, model: str) -> str:
     """The server's answer over HTTP; blocks."""
+    answer = _post(port, "/v1/chat/completions", chat_body(model))
+    return answer["choices"][0]["message"]["content"]
+
+
+def submit(port: int, workload: Workload) -> str:
+    """Has the server run a workload in the background, where the viewer shows it; blocks.
+
+    Returns the run's id.
+    """
+    plan, _ = parse_plan(workload.plan_source, is_json=False)
+    rows = [dict(row) for row in workload.rows]
+    body = {"plan": plan.document, "inputs": rows, "background": True}
+    return _post(port, "/v1/runs", body)["id"]
+
+
+def _post(port: int, path: str, body: Mapping[str, Any]) -> Any:
     request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/v1/chat/completions",
-        data=json.dumps(dict(chat_body(model))).encode(),
+        f"http://127.0.0.1:{port}{path}",
+        data=json.dumps(dict(body)).encode(),
         headers={"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=60) as response:
-        return json.load(response)["choices"][0]["message"]["content"]
+        return json.load(response)

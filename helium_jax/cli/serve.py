@@ -197,6 +197,7 @@ def _announce(
         highlight=False,
         soft_wrap=True,
     )
+    console.print(f"viewer: {url}/viewer/", highlight=False, soft_wrap=True)
     key = " -H 'Authorization: Bearer <key>'" if config.api_keys else ""
     body = f'{{"model": "{info.name}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
     console.print(

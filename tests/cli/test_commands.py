@@ -161,6 +161,7 @@ def test_serve_answers_with_a_key_warns_in_public_and_ends_cleanly(serving):
     process, url, said = serving("--api-key=secret", "--name=mine", "--alias=other")
     assert "PUBLIC AND OPEN" not in said
     assert "secret" not in said
+    assert f"viewer: {url}/viewer/" in said
     with openai.OpenAI(base_url=url + "/v1", api_key="secret") as client:
         assert [model.id for model in client.models.list()] == ["mine", "other"]
         answer = client.chat.completions.create(

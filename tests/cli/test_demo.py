@@ -6,6 +6,7 @@ import dataclasses
 import io
 import re
 
+import aiohttp
 import pytest
 from rich.console import Console
 
@@ -92,8 +93,9 @@ def test_the_curl_line_is_one_shell_command():
     assert line.count("'") == 4
 
 
-@pytest.mark.parametrize(("knows", "code"), [(True, 0), (False, 1)])
-def test_the_whole_demo_runs_behind_a_real_server(monkeypatch, capsys, knows, code):
+def put_fake(monkeypatch, *, knows):
+    """Lets the demo run a generator that knows everything, or nothing."""
+
     @contextlib.asynccontextmanager
     async def open_fake(model, config, *, progress):
         assert config.deterministic
@@ -101,9 +103,39 @@ def test_the_whole_demo_runs_behind_a_real_server(monkeypatch, capsys, knows, co
         yield Runtime(name="fake", generator=generator, text=FakeText())
 
     monkeypatch.setattr(demo_module, "open_runtime", open_fake)
+
+
+@pytest.mark.parametrize(("knows", "code"), [(True, 0), (False, 1)])
+def test_the_whole_demo_runs_behind_a_real_server(monkeypatch, capsys, knows, code):
+    put_fake(monkeypatch, knows=knows)
     assert main(["demo", "--exit", "--rows=3"]) == code
     out = capsys.readouterr().out
     assert out.count("outputs identical") == 2
     assert "first token after" in out
+    assert "/viewer/" not in out
     if knows:
         assert "over HTTP, the majority of yes, no, yes: 'yes'" in out
+
+
+def test_a_demo_that_stays_up_leaves_runs_for_the_viewer(monkeypatch, capsys):
+    seen = {}
+
+    async def look(server, *args, **kwargs):
+        url = f"http://127.0.0.1:{server.port}"
+        async with aiohttp.ClientSession(url) as session:
+            async with session.get("/viewer/") as page:
+                seen["page"] = await page.text()
+            seen["runs"] = []
+            while not all(run["state"] == "completed" for run in seen["runs"]) or not seen["runs"]:
+                async with session.get("/v1/runs") as answer:
+                    seen["runs"] = (await answer.json())["data"]
+        seen["url"] = f"{url}/viewer/"
+        return 0
+
+    put_fake(monkeypatch, knows=True)
+    monkeypatch.setattr(demo_module, "serve_until_signal", look)
+    assert main(["demo", "--rows=3", "--port=0"]) == 0
+    assert seen["url"] in capsys.readouterr().out
+    assert "<title>helium-jax viewer</title>" in seen["page"]
+    assert len(seen["runs"]) == len(WORKLOADS)
+    assert {run["rows"]["finished"] for run in seen["runs"]} == {3}
