@@ -89,6 +89,7 @@ function changed(what) {
 function refresh() {
   if (!watch) return;
   head.show(watch);
+  list.update(watch, pane);
   if (pane === "rows") panes.rows.update();
   if (pane === "plan") panes.plan.update();
   announce();

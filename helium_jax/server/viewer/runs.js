@@ -28,6 +28,12 @@ export class RunList {
     }
   }
 
+  /** Shows what is known of the chosen run before the list is asked again. */
+  update(watch, pane) {
+    const item = this.items.get(watch.run.id);
+    if (item) this.#update(item, { ...watch.run, rows: watch.counts }, true, pane);
+  }
+
   #make(run) {
     const item = h("li", {}, h("a", {},
       h("span", { class: "name" }), h("span", { class: "state" }),
@@ -80,7 +86,7 @@ export class RunHead {
       ["Failed", count(counts.failed)],
       ["Prompt tokens saved", `${count(Math.max(savings.saved, 0))} of ${count(savings.needed)}`, percent(Math.max(savings.saved, 0), savings.needed)],
       ["Calls", cost ? count(cost.calls) : count([...watch.operators.values()].reduce((sum, op) => sum + (op.calls ?? 0), 0))],
-      ["Time", cost ? seconds(cost.seconds) : "…"],
+      ["Time", seconds(cost ? cost.seconds : watch.seconds)],
     ];
     if (watch.notes.length) {
       const pages = watch.notes.reduce((sum, note) => sum + note.pages, 0);

@@ -1,4 +1,4 @@
-// The timeline pane: calls over time per worker and operator; waiting, prefill and decode told apart.
+// The timeline pane: per worker and operator, how many calls wait and why, and those at the engine.
 
 import { asTable, byId, h, legend, roving, s, table } from "./dom.js";
 import { ask } from "./server.js";
@@ -6,21 +6,26 @@ import { count, percent, plural, seconds, short } from "./words.js";
 
 const LABEL = 150;
 const LANE = 15;
-const MAX_LANES = 16;  // of one operator; more calls at once are drawn over each other
+const BAND = 20;  // of the calls that wait
+const MAX_LANES = 24;  // of one operator; more calls at once are drawn over each other
 const MAX_DRAWN = 2000;
 const TICKS = 8;
 
-const PHASES = [
+const WAITS = [
   ["encode", "waits: its prompt becomes tokens"],
   ["hold", "waits: the schedule holds it back"],
   ["room", "waits: no room at the engine"],
+];
+const WORK = [
   ["prefill", "engine's queue and prefill"],
   ["decode", "decode"],
 ];
+const PHASES = [...WAITS, ...WORK];
+const MEANING = new Map(PHASES);
 
 /** The stretches of a call: [class, start, end]. */
 function phases(span) {
-  if (span.source === "result") return [["served", span.ready, span.finished]];
+  if (span.source === "result") return [["served", span.finished, span.finished]];
   const ends = [span.encoded, span.submitted, span.admitted ?? span.submitted, span.first_token, span.finished];
   const parts = [];
   let start = span.ready;
@@ -32,6 +37,11 @@ function phases(span) {
   }
   return parts;
 }
+
+const isWait = ([name]) => WAITS.some(([wait]) => wait === name);
+
+/** When a call came to the engine, or where its mark stands if it never did. */
+const arrival = (span) => (span.source === "result" ? span.finished : span.admitted ?? span.submitted ?? span.finished);
 
 export class TimelinePane {
   constructor(pane) {
@@ -71,12 +81,19 @@ export class TimelinePane {
         s("line", { class: "rule", x1: 0, x2: width, y1: y - 3, y2: y - 3 }),
         s("text", { class: "title", x: 12, y: y + 11 }, short(row.operator, 20)),
       );
+      if (row.most) {
+        picture.append(
+          ...bands(row, y, x),
+          s("text", { class: "most", x: LABEL - 8, y: y + 14 }, `${count(row.most)} waiting`),
+        );
+        y += BAND + 4;
+      }
       for (const { span, lane } of row.calls) {
         const mark = this.#mark(span, y + lane * LANE, x);
         marks.push({ mark, span });
         picture.append(mark);
       }
-      y += row.lanes * LANE + 8;
+      y += row.lanes * LANE + 10;
     }
     for (const time of ticks(end)) {
       picture.prepend(
@@ -104,10 +121,10 @@ export class TimelinePane {
   #mark(span, y, x) {
     const mark = s("g", { class: `call ${span.source}`, role: "button", "aria-label": describe(span) });
     mark.dataset.key = `${span.operator} ${span.row} ${span.index.join(".")}`;
-    const left = x(span.ready);
-    const right = Math.max(x(span.finished), left + 2);
-    for (const [name, start, end] of phases(span)) {
-      mark.append(s("rect", { class: name, x: x(start), y, width: Math.max(x(end) - x(start), 0.8), height: LANE - 4 }));
+    const left = x(arrival(span));
+    const right = Math.max(x(span.finished), left + 4);
+    for (const [name, start, end] of phases(span).filter((phase) => !isWait(phase))) {
+      mark.append(s("rect", { class: name, x: x(start), y, width: Math.max(x(end) - x(start), name === "served" ? 4 : 0.8), height: LANE - 4 }));
     }
     mark.append(s("rect", { class: "outline", x: left, y, width: right - left, height: LANE - 4 }));
     if (span.source === "failed") {
@@ -143,7 +160,7 @@ export class TimelinePane {
 function describe(span) {
   const place = `${span.operator}, row ${[span.row + 1, ...span.index].join(".")}`;
   if (span.source === "result") return `${place}: answered at ${seconds(span.finished)} without a call`;
-  const times = phases(span).map(([name, start, end]) => `${PHASES.find(([one]) => one === name)[1].replace("waits: ", "")} ${seconds(end - start)}`);
+  const times = phases(span).map(([name, start, end]) => `${MEANING.get(name).replace("waits: ", "")} ${seconds(end - start)}`);
   const end = { running: "goes on", failed: "failed" }[span.source] ?? `${plural(span.completion_tokens, "token")} answered`;
   return `${place}: ${times.join(", ")}; ${count(span.kv_cached)} of ${plural(span.prompt_tokens, "prompt token")} from KV; ${end}`;
 }
@@ -163,13 +180,55 @@ function group(spans) {
     const heading = own === worker ? null : `Worker ${own}`;
     worker = own;
     const free = [];
-    const placed = calls.map((span) => {
-      let lane = free.findIndex((end) => end <= span.ready);
+    const arrived = calls.filter((span) => span.source !== "running" || span.submitted !== null);
+    const placed = arrived.sort((a, b) => arrival(a) - arrival(b)).map((span) => {
+      let lane = free.findIndex((end) => end <= arrival(span));
       if (lane < 0) lane = Math.min(free.length, MAX_LANES - 1);
       free[lane] = Math.max(free[lane] ?? 0, span.finished);
       return { span, lane };
     });
-    return { heading, operator: calls[0].operator, calls: placed, lanes: free.length };
+    const { steps, most } = countWaiting(calls);
+    return { heading, operator: calls[0].operator, calls: placed, lanes: free.length, steps, most };
+  });
+}
+
+/** How many calls wait for each reason from each moment on: [time, counts in the order of WAITS]. */
+function countWaiting(calls) {
+  const changes = [];
+  for (const span of calls) {
+    for (const [name, start, end] of phases(span).filter(isWait)) {
+      const reason = WAITS.findIndex(([wait]) => wait === name);
+      changes.push([start, reason, 1], [end, reason, -1]);
+    }
+  }
+  changes.sort((a, b) => a[0] - b[0]);
+  const counts = WAITS.map(() => 0);
+  const steps = [];
+  let most = 0;
+  for (const [time, reason, change] of changes) {
+    counts[reason] += change;
+    if (steps.at(-1)?.[0] === time) steps.at(-1)[1] = [...counts];
+    else steps.push([time, [...counts]]);
+  }
+  for (const [, held] of steps) most = Math.max(most, held.reduce((sum, one) => sum + one, 0));
+  return { steps, most };
+}
+
+/** Areas as high as the number of calls that wait, one above the other by reason. */
+function bands(row, y, x) {
+  const unit = BAND / row.most;
+  return WAITS.map(([name], reason) => {
+    let top = "";
+    let bottom = "";
+    row.steps.forEach(([time, counts], i) => {
+      const end = row.steps[i + 1]?.[0] ?? time;
+      const below = counts.slice(0, reason).reduce((sum, one) => sum + one, 0);
+      const low = y + BAND - below * unit;
+      const high = low - counts[reason] * unit;
+      top += `${i ? "L" : "M"}${x(time)},${high}L${x(end)},${high}`;
+      bottom = `L${x(end)},${low}L${x(time)},${low}${bottom}`;
+    });
+    return s("path", { class: `band ${name}`, d: `${top}${bottom}z` });
   });
 }
 

@@ -10,6 +10,7 @@ export class Watch {
     this.operators = new Map();
     this.rows = new Map();
     this.notes = [];
+    this.seconds = 0;  // since the run's start, as far as it is known
     this.changed = changed;
     this.stop = new AbortController();
   }
@@ -31,6 +32,7 @@ export class Watch {
   }
 
   #take(event) {
+    this.seconds = Math.max(this.seconds, event.t_ms / 1000);
     switch (event.type) {
       case "run.planned":
         this.run = { ...this.run, state: this.run.state === "cancelling" ? "cancelling" : "in_progress" };
