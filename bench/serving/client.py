@@ -1,7 +1,6 @@
 """Sends requests over HTTP at their time, whatever became of earlier ones, and times them."""
 
 import asyncio
-import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -90,9 +89,6 @@ async def send(session: aiohttp.ClientSession, model: str, arrival: Arrival) -> 
 
 async def read_events(response: aiohttp.ClientResponse) -> AsyncIterator[str]:
     """The data of every server-sent event; comments are skipped."""
-    with contextlib.suppress(asyncio.IncompleteReadError):
-        while True:
-            block = await response.content.readuntil(b"\n\n")
-            for line in block.decode().splitlines():
-                if line.startswith("data: "):
-                    yield line.removeprefix("data: ")
+    async for line in response.content:
+        if line.startswith(b"data: "):
+            yield line.removeprefix(b"data: ").decode().rstrip()
