@@ -51,7 +51,7 @@ from helium_jax.executor.state import RunState
 from helium_jax.executor.watch import RunWatch
 from helium_jax.schedule.output_lengths import OutputLengths
 from helium_jax.text.answer import stream_answer
-from helium_jax.types import GenerateRequest, WarmPrefix
+from helium_jax.types import GenerateRequest, TokenGrammar, WarmPrefix
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +122,8 @@ class Driver:
                 self._note(event)
                 self._carry_out(self.state.handle(event))
         finally:
+            if self.state.status is None:
+                self._withdraw()
             await _stop(self.all_tasks)
             if self.warmer is not None:
                 await self.warmer.close()
@@ -178,6 +180,12 @@ class Driver:
                     self._start("ahead", self.num_ahead, self._prefill(instruction))
                 case Report(progress=progress):
                     self._report(progress)
+
+    def _withdraw(self) -> None:
+        """Whoever wanted the run is gone: only the KV stores need to hear that it needs nothing."""
+        for instruction in self.state.handle(CancelRequested()):
+            if isinstance(instruction, Foresee) and self.options.share_kv:
+                self.hints.tell(instruction.uses)
 
     def _note(self, event: Event) -> None:
         match event:
@@ -310,7 +318,7 @@ class Driver:
             return event
 
     async def _generate(self, submit: SubmitCall) -> CallFinished:
-        request = self._request(submit)
+        request = self._request(submit, await self._grammar(submit.call))
         cost = len(request.token_ids) + (request.sampling.max_tokens or 0)
         need = self._need(submit)
         for attempt in range(MAX_ATTEMPTS):
@@ -370,7 +378,12 @@ class Driver:
             call_id=call.call_id, text="".join(texts), usage=usage, token_ids=tuple(token_ids)
         )
 
-    def _request(self, submit: SubmitCall) -> GenerateRequest:
+    async def _grammar(self, call: Call) -> TokenGrammar | None:
+        """Compiled before the run began; found again at once, or made once more."""
+        spec = call.settings.response_format
+        return None if spec is None else await self.resources.codec.compile_grammar(spec)
+
+    def _request(self, submit: SubmitCall, grammar: TokenGrammar | None) -> GenerateRequest:
         call, release = submit.call, submit.release
         # An attempt that was cancelled may still be known to the engine under its id.
         request_id = f"{self.run_id}-{call.call_id}"
@@ -388,6 +401,7 @@ class Driver:
             worker=release.worker,
             planned_next_use=release.planned_next_use,
             prefer_cached=release.prefer_cached,
+            grammar=grammar,
         )
 
     def _bug(self, call: Call) -> CallFailed:

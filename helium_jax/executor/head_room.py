@@ -59,6 +59,7 @@ class _Engine:
     """What the calls inside are to one engine.
 
     Attributes:
+        is_alive: takes requests.
         available: pages that nobody reads, as of the last look; None: whatever is wanted.
         page_size: tokens per page.
         load: requests that it has, ours and others'.
@@ -69,6 +70,7 @@ class _Engine:
         left: pages that answers are going to take.
     """
 
+    is_alive: bool = True
     available: int | None = None
     page_size: int = 1
     load: int = 0
@@ -121,13 +123,11 @@ class HeadRoom:
             self._engines.append(_Engine())
         for engine, now in zip(self._engines, statistics, strict=True):
             cache = now.cache
-            # A dead one refuses at once.
+            engine.is_alive = now.is_alive
             is_bounded = self._counts_pages and now.is_alive and cache.num_pages > 0
             engine.available = cache.num_free + cache.num_cached if is_bounded else None
             engine.page_size = cache.page_size
             engine.load = max(now.num_waiting + now.num_running, len(engine.seats))
-            if not now.is_alive:
-                engine.load += self._capacity  # the last to be chosen
 
     def take(self, need: Need, closed: Container[int | None] = ()) -> Seat | None:
         """A seat for a call, or None if it has to wait; `look` before a series of these.
@@ -138,16 +138,24 @@ class HeadRoom:
         """
         if self.is_full:
             return None
-        engines = range(len(self._engines)) if need.worker is None else (need.worker,)
-        fitting = (index for index in engines if index not in closed)
-        # The least loaded one, as a pool would choose.
-        for index in sorted(fitting, key=lambda index: self._engines[index].load):
+        for index in self._choices(need.worker):
+            if index in closed:
+                continue
             engine = self._engines[index]
             seat = _seat(index, need, engine.page_size)
             if self._fits(seat, engine):
                 self._enter(seat, engine)
                 return seat
         return None
+
+    def _choices(self, worker: int | None) -> Sequence[int]:
+        """The engines that may run a call: the one it names, dead or not, for that one refuses at
+        once; or those alive, the least loaded first, as a pool would choose."""
+        if worker is not None:
+            return (worker,)
+        everyone = range(len(self._engines))
+        alive = [index for index in everyone if self._engines[index].is_alive] or everyone
+        return sorted(alive, key=lambda index: self._engines[index].load)
 
     def grew(self, seat: Seat, num_tokens: int) -> None:
         """A call's answer grew."""

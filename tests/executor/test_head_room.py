@@ -110,12 +110,12 @@ def test_a_call_for_any_engine_goes_to_the_least_loaded_that_has_room():
     assert [seat and seat.worker for seat in workers] == [0, 1, 0, None]
 
 
-def test_a_dead_engine_keeps_nobody_waiting_and_is_chosen_last():
+def test_a_dead_engine_is_chosen_by_nobody_and_refuses_who_names_it():
     dead = dataclasses.replace(Pool(num_pages=1).statistics(), is_alive=False)
     alive = Pool(num_pages=4)
     room = HeadRoom(statistics=lambda: (dead, alive.statistics()), capacity=99)
     seats = [seat_of(room, 16, first=i) for i in (0, 100)]
-    assert [seat and seat.worker for seat in seats] == [1, 0]
+    assert [seat and seat.worker for seat in seats] == [1, None]
     assert seat_of(room, 16, first=200, worker=0) is not None
 
 
