@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from functools import cache
 
 from helium_jax.plan import Chat, Completion, Const, Input, Param, Slot, Template
 from helium_jax.plan.control import Branch, Loop, Map, Race, walk
@@ -13,7 +14,14 @@ from helium_jax.plan.formula import (
 from helium_jax.plan.formula_functions import FormulaError
 from helium_jax.plan.nodes import Concat, Lambda, Slice, View
 from helium_jax.testing import FakeText
+from helium_jax.text.grammar import compile_grammar
 from helium_jax.types import GenerateRequest
+
+
+@cache
+def grammar_of(spec):
+    """What a call's answer must look like, compiled."""
+    return None if spec is None else compile_grammar(spec, FakeText().vocabulary())
 
 
 class Failed(Exception):
@@ -143,7 +151,10 @@ class Oracle:
 
     def call(self, token_ids, settings, messages, *, is_bare):
         request = GenerateRequest(
-            request_id="", token_ids=tuple(token_ids), sampling=settings.sampling
+            request_id="",
+            token_ids=tuple(token_ids),
+            sampling=settings.sampling,
+            grammar=grammar_of(settings.response_format),
         )
         answer = self.generator.outcome(request)
         if answer is None:

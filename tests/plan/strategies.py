@@ -19,8 +19,13 @@ from helium_jax.plan import (
 )
 from helium_jax.plan.template import normalize
 from helium_jax.testing import FAKE_MODEL
+from helium_jax.text import GrammarSpec
 from helium_jax.types import SamplingParams
 
+FORMATS = [
+    GrammarSpec.of_choice(["yes", "no"]),
+    GrammarSpec.of_json_schema({"type": "array", "items": {"enum": ["b", 1]}, "maxItems": 2}),
+]
 LITERALS = st.text(alphabet="ab {}\\%é\n", max_size=6)
 
 
@@ -49,6 +54,7 @@ def settings(draw, *, deterministic=False):
         sampling=draw(samplings(deterministic=deterministic)),
         model=draw(st.sampled_from([None, FAKE_MODEL.name])),
         stop=draw(st.sampled_from([(), ("e",), ("ab", "q")])),
+        response_format=draw(st.sampled_from([None, None, None, *FORMATS])),
         priority=draw(st.integers(-2, 2)),
         cache=CachePolicy(results=draw(st.booleans()), kv=draw(st.booleans())),
     )

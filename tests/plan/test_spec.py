@@ -114,7 +114,6 @@ def test_all_faults_are_reported_at_once_and_none_causes_another():
         ({"user": None}, "user", "is missing"),
         ({"system": ["x"]}, "system", "must be text, not a list of 1"),
         ({"user": "{{nope}}"}, "user", "{{nope}} is nothing in this plan"),
-        ({"response_format": {}}, "response_format", "is not supported here"),
         ({"tools": []}, "tools", "is not supported here"),
         ({"retries": 11}, "retries", "must be in [0, 10]"),
         ({"timeout": "soon"}, "timeout", "is no duration"),
