@@ -6,11 +6,10 @@ from functools import partial
 
 import msgspec
 
-from helium_jax.errors import RequestError
 from helium_jax.server.config import Limits
 from helium_jax.server.messages_bodies import PromptFields, Tool
 from helium_jax.server.reading import Findings
-from helium_jax.server.tool_calls import check_name
+from helium_jax.server.tool_specs import read_spec
 from helium_jax.server.tools import (
     ToolChoice,
     ToolMode,
@@ -19,7 +18,6 @@ from helium_jax.server.tools import (
     ToolSyntax,
     allowed_tools,
 )
-from helium_jax.text import GrammarSpec
 
 _MODES = {
     "auto": ToolMode.AUTO,
@@ -83,22 +81,13 @@ def _read_tools(bodies: Sequence[Tool], limits: Limits, found: Findings) -> list
         elif body.name in tools:
             found.add(f"{path}.name", "is the name of an earlier tool too")
         else:
-            check_name(body.name, f"{path}.name", found)
-            tools[body.name] = _read_tool(body, f"{path}.input_schema", found)
+            tools[body.name] = read_spec(
+                body.name,
+                body.description,
+                body.input_schema,
+                strict=False,
+                name_path=f"{path}.name",
+                schema_path=f"{path}.input_schema",
+                found=found,
+            )
     return list(tools.values())
-
-
-def _read_tool(body: Tool, path: str, found: Findings) -> ToolSpec:
-    schema = body.input_schema or {}
-    if schema.get("type", "object") != "object":
-        found.add(f"{path}.type", 'must be "object": arguments are passed by name')
-    try:
-        GrammarSpec.of_json_schema(schema)
-    except RequestError as error:
-        found.add(path, error.message, error.code)
-    return ToolSpec(
-        name=body.name,
-        description=body.description,
-        parameters={"type": "object", **schema},
-        path=path,
-    )

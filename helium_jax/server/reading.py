@@ -23,6 +23,7 @@ class Findings:
         problems: the first MAX_NAMED faults, in the order of the fields.
         num_problems: all faults.
         unknown: paths of fields that no type declares; a dict for its order.
+        warnings: what is right but has less effect than it could have.
         num_objects: objects read so far.
     """
 
@@ -30,6 +31,7 @@ class Findings:
         self.problems: list[Problem] = []
         self.num_problems = 0
         self.unknown: dict[str, None] = {}
+        self.warnings: list[str] = []
         self.num_objects = 0
 
     def add(self, path: str, message: str, code: str = "invalid_request") -> None:
@@ -37,6 +39,11 @@ class Findings:
         self.num_problems += 1
         if len(self.problems) < MAX_NAMED:
             self.problems.append(Problem(path=path, message=message, code=code))
+
+    def warn(self, path: str, message: str) -> None:
+        """Adds something that the answer tells of and that is no fault."""
+        if len(self.warnings) < MAX_NAMED:
+            self.warnings.append(f"{path}: {message}")
 
     def add_unsupported(self, path: str, what: str) -> None:
         """Adds a field that would have an effect that this server does not have."""

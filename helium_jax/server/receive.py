@@ -64,7 +64,7 @@ async def receive_object(request: web.Request, *, unique_keys: bool = False) -> 
 def finish_reading(found: Findings, *, strict: bool) -> list[str]:
     """Ends the checks of a body.
 
-    Returns: warnings for the answer, one per unknown field.
+    Returns: warnings for the answer, also one per unknown field.
 
     Raises:
         BodyError: there are problems; with `strict`, unknown fields are problems too.
@@ -77,7 +77,9 @@ def finish_reading(found: Findings, *, strict: bool) -> list[str]:
     first = itertools.islice(found.unknown, MAX_NAMED)
     named = [f"{path}: unknown field, ignored" for path in first]
     more = len(found.unknown) - len(named)
-    return [*named, f"{more} more unknown fields, ignored"] if more else named
+    if more:
+        named.append(f"{more} more unknown fields, ignored")
+    return [*named, *found.warnings]
 
 
 def parse_body(kind: type[T], raw: dict[str, Any]) -> tuple[T | None, Findings]:

@@ -8,6 +8,7 @@ from typing import Any
 from helium_jax.errors import RequestError
 from helium_jax.server.bodies import FOREIGN_STRUCTURED_FIELDS, SamplingFields
 from helium_jax.server.reading import Findings
+from helium_jax.server.relaxing import relax_schema
 from helium_jax.server.sampling import check_foreign
 from helium_jax.server.tools import ToolChoice, ToolSpec, ToolSyntax, compile_tools
 from helium_jax.text import GrammarKind, GrammarSpec, TextModel
@@ -114,8 +115,22 @@ def _response_format(body: SamplingFields, found: Findings) -> Iterator[tuple[st
     elif wanted.json_schema.schema is None:
         found.add(f"{path}.json_schema.schema", "is required; send a JSON Schema")
     else:
-        schema = wanted.json_schema.schema
-        yield f"{path}.json_schema.schema", lambda: GrammarSpec.of_json_schema(schema)
+        path = f"{path}.json_schema.schema"
+        schema, is_strict = wanted.json_schema.schema, bool(wanted.json_schema.strict)
+        yield path, lambda: _of_schema(schema, path, found, is_strict=is_strict)
+
+
+def _of_schema(
+    schema: dict[str, Any], path: str, found: Findings, *, is_strict: bool
+) -> GrammarSpec:
+    """The grammar of a schema, or of what can be enforced of one that is not strict."""
+    spec = GrammarSpec.of_json_schema(schema)
+    if is_strict:
+        return spec
+    relaxed, left_out = relax_schema(schema, path)
+    for place in left_out:
+        found.warn(place, "is not enforced; with strict: true it would be an error")
+    return GrammarSpec.of_json_schema(relaxed)
 
 
 def _structured_outputs(body: SamplingFields) -> Iterator[tuple[str, _Make]]:

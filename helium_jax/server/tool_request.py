@@ -6,12 +6,11 @@ from functools import partial
 
 import msgspec
 
-from helium_jax.errors import RequestError
 from helium_jax.server.bodies import ChatBody
 from helium_jax.server.config import Limits
 from helium_jax.server.reading import Findings
 from helium_jax.server.tool_bodies import FunctionBody, ToolBody
-from helium_jax.server.tool_calls import check_name
+from helium_jax.server.tool_specs import read_spec
 from helium_jax.server.tools import (
     ToolChoice,
     ToolMode,
@@ -20,7 +19,6 @@ from helium_jax.server.tools import (
     ToolSyntax,
     allowed_tools,
 )
-from helium_jax.text import GrammarSpec
 
 _MODES = tuple(ToolMode)
 
@@ -64,27 +62,22 @@ def read_tools(bodies: Sequence[ToolBody], limits: Limits, found: Findings) -> l
         elif body.function.name in tools:
             found.add(f"{path}.function.name", "is the name of an earlier tool too")
         else:
-            check_name(body.function.name, f"{path}.function.name", found)
             tools[body.function.name] = _read_function(body.function, f"{path}.function", found)
     return list(tools.values())
 
 
 def _read_function(body: FunctionBody, path: str, found: Findings) -> ToolSpec:
-    path += ".parameters"
-    parameters = body.parameters
-    if parameters is None:
-        parameters = {"properties": {}, "additionalProperties": False}
-    if parameters.get("type", "object") != "object":
-        found.add(f"{path}.type", 'must be "object": arguments are passed by name')
-    try:
-        GrammarSpec.of_json_schema(parameters)
-    except RequestError as error:
-        found.add(path, error.message, error.code)
-    return ToolSpec(
-        name=body.name,
-        description=body.description,
-        parameters={"type": "object", **parameters},
-        path=path,
+    schema = body.parameters
+    if schema is None:
+        schema = {"properties": {}, "additionalProperties": False}
+    return read_spec(
+        body.name,
+        body.description,
+        schema,
+        strict=bool(body.strict),
+        name_path=f"{path}.name",
+        schema_path=f"{path}.parameters",
+        found=found,
     )
 
 

@@ -23,10 +23,9 @@ def allowed(mode, tools):
     return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
 
 
-def schema(value):
-    return {
-        "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": value}}
-    }
+def schema(value, strict=False):
+    wanted = {"name": "a", "schema": value, "strict": strict}
+    return {"response_format": {"type": "json_schema", "json_schema": wanted}}
 
 
 # (what is changed in a good chat body, status, code, param); rows of bad_requests.md by number
@@ -284,7 +283,7 @@ CHAT_ROWS = [
         "response_format.json_schema",
     ),
     (schema({"type": "odd"}), 400, "invalid_grammar", SCHEMA_PATH),
-    (schema({"not": {}}), 400, "invalid_grammar", SCHEMA_PATH),
+    (schema({"not": {}}, strict=True), 400, "invalid_grammar", SCHEMA_PATH),
     (schema({"$ref": "#/$defs/none"}), 400, "invalid_grammar", SCHEMA_PATH),
     (schema({"enum": ["x" * 200_000]}), 400, "invalid_grammar", SCHEMA_PATH),
     (schema({"allOf": [{"pattern": "a.*b.*"}] * 50}), 400, "invalid_grammar", SCHEMA_PATH),

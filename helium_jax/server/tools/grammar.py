@@ -73,13 +73,18 @@ def make_grammar(
         for i, tool in enumerate(allowed)
     ]
     lines = [*_beginnings(choice.mode, syntax, calls, text_schema), "call: " + " | ".join(bodies)]
-    schemas = {f"tool{i}": tool.parameters for i, tool in enumerate(allowed)}
+    schemas = {f"tool{i}": tool.schema for i, tool in enumerate(allowed)}
     if text_schema is not None and choice.mode is ToolMode.AUTO:
         schemas["text"] = text_schema
     return GrammarSpec.of_parts(
         "\n".join(lines),
-        {name: {**schema, "x-guidance": _SPACING} for name, schema in schemas.items()},
+        {name: _spaced(schema) for name, schema in schemas.items()},
     )
+
+
+def _spaced(schema: Mapping[str, Any]) -> dict[str, Any]:
+    options = schema.get("x-guidance")
+    return {**schema, "x-guidance": {**(options if isinstance(options, dict) else {}), **_SPACING}}
 
 
 def _beginnings(

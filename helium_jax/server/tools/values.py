@@ -13,14 +13,21 @@ class ToolSpec:
     Attributes:
         name: of letters, digits, "_" and "-".
         description: for the model.
-        parameters: JSON Schema of its arguments, of type object.
+        parameters: JSON Schema of its arguments, of type object, for the model.
+        enforced: schema that its arguments are held to; None: `parameters`.
         path: where in the request its schema stands, for errors.
     """
 
     name: str
     description: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    enforced: Mapping[str, Any] | None = None
     path: str = "tools"
+
+    @property
+    def schema(self) -> Mapping[str, Any]:
+        """What arguments are held to."""
+        return self.parameters if self.enforced is None else self.enforced
 
 
 class ToolMode(enum.StrEnum):
