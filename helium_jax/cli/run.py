@@ -52,8 +52,8 @@ def run(
 ) -> int:
     """Run a plan over rows of inputs.
 
-    Every line of the output has the row's number, its outputs, and errors if it has any. The exit
-    code is 0 only if no row failed.
+    Every line of the output has the row's index, from 0, its outputs, and errors if it has any.
+    The exit code is 0 only if no row failed.
     """
     plan, warnings = load_plan(plan_file)
     show_warnings(warnings)

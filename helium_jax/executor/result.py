@@ -27,7 +27,7 @@ class RowError:
     message: str
 
     def __str__(self) -> str:
-        return f"row {self.row + 1}, operator {self.operator}: {self.message}"
+        return f"rows[{self.row}], operator {self.operator}: {self.message}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

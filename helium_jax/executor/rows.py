@@ -82,14 +82,14 @@ def _value_fault(value: object, type_: ValueType) -> str | None:
 def _row_faults(index: int, row: object, types: Mapping[str, ValueType]) -> list[tuple[str, str]]:
     where = f"inputs[{index}]"
     if not isinstance(row, Mapping):
-        return [(where, f"row {index + 1} must be a mapping of columns")]
+        return [(where, f"rows[{index}] must be a mapping of columns")]
     faults = []
     for name in types:
         if name not in row:
-            faults.append((f"{where}.{name}", f"row {index + 1} lacks the column {name!r}"))
+            faults.append((f"{where}.{name}", f"rows[{index}] lacks the column {name!r}"))
     for name in row:
         if name not in types:
             columns = ", ".join(types) or "none"
-            message = f"row {index + 1} has the column {str(name)[:64]!r}; inputs are {columns}"
+            message = f"rows[{index}] has the column {str(name)[:64]!r}; inputs are {columns}"
             faults.append((f"{where}.{str(name)[:64]}", message))
     return faults

@@ -87,7 +87,7 @@ def _bar(
 ) -> str:
     if end <= start:
         return ""
-    name = escape(f"{span.operator}, row {span.row + 1}: {what} {end - start:.3f} s")
+    name = escape(f"{span.operator}, rows[{span.row}]: {what} {end - start:.3f} s")
     return (
         f'<rect x="{LABEL + start * scale:.1f}" y="{y:.1f}" '
         f'width="{max((end - start) * scale, 0.5):.1f}" height="{LANE - 3:.0f}" fill="{fill}">'

@@ -157,7 +157,7 @@ def _check_rows(
             [
                 Problem(
                     path=f"inputs[{index}].{error.operator}",
-                    message=f"row {index + 1}: {error.message}",
+                    message=f"rows[{index}]: {error.message}",
                     code="bad_row",
                 )
                 for index, error in itertools.islice(bad.items(), MAX_NAMED)

@@ -112,13 +112,13 @@ def test_failed_rows_are_in_the_output_and_in_the_exit_code(folder, generators, 
     assert ["errors" in line for line in out] == [False, True, False]
     assert out[1]["outputs"] == {"final": None, "draft": None}
     assert out[1]["errors"] == [{"operator": "draft", "code": "refused", "message": "refused"}]
-    assert "row 2, operator draft: refused" in capsys.readouterr().err
+    assert "rows[1], operator draft: refused" in capsys.readouterr().err
 
 
 def test_a_row_with_a_value_of_the_wrong_type_fails_alone(folder, generators, capsys):
     (folder / "types.jsonl").write_text('{"q": "x"}\n{"q": 3}\n')
     assert main(["run", "plan.yaml", "--input", "types.jsonl", *RUN[4:]]) == 1
-    assert "row 2, operator q: column 'q' must be text, not the" in capsys.readouterr().err
+    assert "rows[1], operator q: column 'q' must be text, not the" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_row_with_a_value_of_the_wrong_type_fails_alone(folder, generators, ca
         (["run", "plan.yaml", "--input", "none.jsonl"], "cannot read the rows 'none.jsonl'"),
         (["run", "plan.yaml", "--input", "bad.jsonl"], "bad.jsonl line 2 is not JSON"),
         (["run", "plan.yaml", "--input", "list.jsonl"], "list.jsonl line 1 must be an object"),
-        (["run", "plan.yaml", "--input", "extra.jsonl"], "row 1 has the column 'z'; inputs are q"),
+        (["run", "plan.yaml", "--input", "extra.jsonl"], "rows[0] has the column 'z'; inputs are q"),
         ([*RUN, "--output", "none/out.jsonl"], "its folder does not exist"),
         ([*RUN, "--output", "."], "it is a folder"),
         ([*RUN, "--timeline", "none/run.svg"], "its folder does not exist"),

@@ -87,7 +87,8 @@ def test_every_order_and_every_option_gives_the_outputs_of_the_oracle(
 
 def check_statistics(result, engine, rows):
     total = result.statistics
-    assert total.needed == total.computed + total.kv_cached + total.single_flight_saved
+    saved = total.single_flight_saved + total.merged_saved
+    assert total.needed == total.computed + total.kv_cached + saved
     assert (
         total.num_calls
         == len(engine.requests)
@@ -306,7 +307,7 @@ async def test_5_15_a_failing_row_fails_only_what_needs_it():
     result = await run(builder.build(), rows_of(3), engine)
     assert [row.outputs["second"] is None for row in result.rows] == [False, True, False]
     assert all(row.outputs["other"] for row in result.rows)
-    assert [str(error) for error in result.errors] == ["row 2, operator first: refused"]
+    assert [str(error) for error in result.errors] == ["rows[1], operator first: refused"]
     assert result.status == "completed"
     assert result.is_partial
 
@@ -365,7 +366,7 @@ async def test_5_15_a_deadline_gives_what_there_is_and_a_reason_for_the_rest():
     assert result.status == "expired"
     assert result.statistics.seconds == 10
     assert [row.outputs["o"] is None for row in result.rows] == [False, True, False]
-    assert str(result.errors[0]) == "row 2, operator c: the run's timeout of 10 s is over"
+    assert str(result.errors[0]) == "rows[1], operator c: the run's timeout of 10 s is over"
     assert len(engine.cancelled) == 1
 
 
@@ -448,10 +449,10 @@ async def test_an_empty_batch_and_a_plan_without_calls_are_runs_too():
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{}], "row 1 lacks the column 'q'"),
-        ([{"q": "x", "r": 1}], "row 1 has the column 'r'; inputs are q"),
-        (["x"], "row 1 must be a mapping"),
-        ([{}] * 30, "row 20 lacks the column 'q'\n  ..."),
+        ([{}], "rows[0] lacks the column 'q'"),
+        ([{"q": "x", "r": 1}], "rows[0] has the column 'r'; inputs are q"),
+        (["x"], "rows[0] must be a mapping"),
+        ([{}] * 30, "rows[19] lacks the column 'q'\n  ..."),
     ],
 )
 async def test_rows_of_the_wrong_shape_are_refused_before_any_work(rows, message):

@@ -124,7 +124,7 @@ async def test_a_call_without_retries_fails_its_row_when_its_time_is_over():
     await settle(60)
     await clock.advance(5)
     result = await task
-    message = "row 2, operator c: it took longer than its timeout of 5 s"
+    message = "rows[1], operator c: it took longer than its timeout of 5 s"
     assert [str(error) for error in result.errors] == [message]
     assert len(engine.cancelled) == 1
 
@@ -155,7 +155,7 @@ async def test_a_function_runs_off_the_loop_and_its_exception_fails_its_row():
     builder.output("o", builder.apply(careful, builder.input("q"), is_pure=True, name="f"))
     result = await run(builder.build(), rows_of(3), FakeGenerator())
     assert [row.outputs["o"] for row in result.rows] == ["QUESTION 0", None, "QUESTION 2"]
-    message = "row 2, operator f: function careful raised ValueError: not this one"
+    message = "rows[1], operator f: function careful raised ValueError: not this one"
     assert [str(error) for error in result.errors] == [message]
 
 
@@ -254,7 +254,7 @@ async def test_5_15_a_row_is_cancelled_within_one_step_and_the_others_go_on():
     await clock.advance(20)
     result = await task
     assert [row.outputs["o"] is None for row in result.rows] == [False, True, False]
-    assert [str(e) for e in result.errors] == ["row 2, operator c: the row was cancelled"]
+    assert [str(e) for e in result.errors] == ["rows[1], operator c: the row was cancelled"]
     assert result.status == "completed"
 
 

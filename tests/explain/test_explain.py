@@ -205,8 +205,8 @@ def test_the_timeline_is_well_formed_and_has_a_bar_per_phase():
     bars = [element for element in root.iter() if element.tag.endswith("rect")]
     assert len(bars) == 3 + 3 + 1 + 1
     titles = [bar[0].text for bar in bars]
-    assert "a<b>, row 2: decode 1.500 s" in titles
-    assert "c, row 1: served 0.100 s" in titles
+    assert "a<b>, rows[1]: decode 1.500 s" in titles
+    assert "c, rows[0]: served 0.100 s" in titles
     assert len({bar.get("y") for bar in bars[:6]}) == 2  # calls at the same time have own lanes
 
 
