@@ -24,6 +24,7 @@ class Limits:
         template_kwargs: most variables for the chat template; a text among them has at most
             `stop_chars` characters.
         tools: most tools of one request.
+        tools_bytes: of all its tools, as JSON.
         tool_calls: most calls of one answer.
         json_depth: deepest nesting of a body.
         key_waiting_sequences: most sequences of one key that wait for their first token; more are
@@ -58,6 +59,7 @@ class Limits:
     salt_chars: int = 256
     template_kwargs: int = 32
     tools: int = 128
+    tools_bytes: int = 256 * 1024
     tool_calls: int = 32
     json_depth: int = 64
     key_waiting_sequences: int = 2048
