@@ -145,12 +145,17 @@ def prepare(batch: Batch, heads: Heads, target: Target, *, cascade: bool) -> Pre
     return Prepared(q=q, pages=pages, ints=jnp.asarray(ints), layout=layout)
 
 
+def storage_platform(order: str) -> str | None:
+    """Kernels' pools are stored as on their devices, also where they are interpreted."""
+    return None if order == "columns" else "gpu"
+
+
 def random_pages(heads: Heads, num_pages: int, order: str) -> KVPages:
     """One layer of pages with random elements, in the order of a kernel or of XLA."""
     allocate = partial(
         allocate_pages, num_layers=1, num_pages=num_pages, page_size=heads.page_size,
         num_kv_heads=heads.num_kv_heads, head_size=heads.head_size, dtype=heads.kv_dtype,
-        order=order,
+        order=order, platform=storage_platform(order),
     )  # fmt: skip
     keys = iter(jax.random.split(jax.random.key(2), 3))
 
@@ -213,17 +218,21 @@ def attention_results(
         DECODE, PREFILL, CASCADE
     )  # fmt: skip
 
+    of_pool = "" if heads.kv_dtype == heads.dtype else f" {heads.kv_dtype}"
+    if of_pool:  # reading is what the pool's dtype changes
+        prefill, cascades = prefill[:1], ()
+
     def seconds(batch: Batch, cascade: bool = False) -> float:
         return time_attention(batch, heads, target, cascade=cascade, rounds=rounds, repeats=repeats)
 
     for batch in decode:
         taken = seconds(batch)
         rate = batch.kv_bytes(heads, once=False) / taken
-        yield f"decode {batch.name}", dict(us=taken * 1e6, of_bandwidth=rate / bandwidth)
+        yield f"decode {batch.name}{of_pool}", dict(us=taken * 1e6, of_bandwidth=rate / bandwidth)
     for batch in prefill:
         taken = seconds(batch)
         rate = batch.flops(heads) / taken
-        yield batch.name, dict(us=taken * 1e6, of_flop_rate=rate / flop_rate)
+        yield f"{batch.name}{of_pool}", dict(us=taken * 1e6, of_flop_rate=rate / flop_rate)
     for batch in cascades:
         flat, grouped = seconds(batch), seconds(batch, cascade=True)
         rate = batch.kv_bytes(heads, once=True) / grouped

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -35,11 +36,12 @@ class Agreement:
 
 
 def attend(
-    case: AttentionCase, dtype: str, implementation: str, packed_for: str, device: Any
+    case: AttentionCase, dtypes: str, implementation: str, packed_for: str, device: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Output and log-sum-exp of one case, computed on `device`."""
+    """Output and log-sum-exp of one case, computed on `device`; dtypes as "bfloat16 on int8"."""
+    dtype, _, kv_dtype = dtypes.partition(" on ")
     with jax.default_device(device):
-        inputs = make_inputs(case, dtype, implementation=packed_for)
+        inputs = make_inputs(case, dtype, implementation=packed_for, kv_dtype=kv_dtype or None)
         layout = inputs.layout
         ints = np.empty(layout.num_ints, np.int32)
         pack_batch(
@@ -48,43 +50,62 @@ def attend(
         )  # fmt: skip
 
         def step(q: jax.Array, pages: Any, ints: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return paged_attention(
-                q, pages, case.num_layers - 1, unpack_batch(layout, ints),
-                scale=inputs.scale, window=case.window, soft_cap=case.soft_cap,
-                implementation=implementation,
-            )  # fmt: skip
+            with jax.default_matmul_precision("highest"):
+                return paged_attention(
+                    q, pages, case.num_layers - 1, unpack_batch(layout, ints),
+                    scale=inputs.scale, window=case.window, soft_cap=case.soft_cap,
+                    implementation=implementation,
+                )  # fmt: skip
 
         out, lse = jax.jit(step)(inputs.q, inputs.pages, ints)
         return np.asarray(out.astype(jnp.float32)), np.asarray(lse)
 
 
 def check_kernels(implementation: str, dtypes: tuple[str, ...], cpu: Any,
-                  device: Any, names: tuple[str, ...] | None = None
+                  device: Any, names: tuple[str, ...] | None = None, num_threads: int = 8
                   ) -> Iterator[Agreement]:  # fmt: skip
-    """Every case of the parity test that the implementation takes; `names` limits them."""
-    for case in CASES:
-        if names is not None and case.name not in names:
-            continue
-        for dtype in dtypes:
-            label = f"{case.name} {dtype}"
-            try:
-                result = attend(case, dtype, implementation, implementation, device)
-            except NotImplementedError as error:
-                yield Agreement(case=label, is_good=True, text=f"refused: {error}")
-                continue
-            expected = attend(case, dtype, "reference", "xla", cpu)
-            absolute, relative = TOLERANCES[dtype]
-            rows = np.isfinite(expected[1])
-            of_out = float(np.abs(result[0] - expected[0]).max(initial=0.0))
-            of_lse = float(np.abs(result[1][rows] - expected[1][rows]).max(initial=0.0))
-            is_good = bool(
-                np.allclose(result[0], expected[0], atol=2 * absolute, rtol=relative)
-                # A GPU's fast exponentials and logarithms; TF32 is nowhere in these dtypes.
-                and np.allclose(result[1][rows], expected[1][rows], atol=2e-3, rtol=2e-3)
-                and (np.isfinite(result[1]) == rows).all()
-            )
-            text = f"out {of_out:.1e}, log-sum-exp {of_lse:.1e}"
-            yield Agreement(case=label, is_good=is_good, text=text)
+    """Every case of the parity test that the implementation takes; `names` limits them.
+
+    Most of the time is compiling, so several cases are compiled at once.
+    """
+    wanted = [
+        (case, each) for case in CASES if names is None or case.name in names for each in dtypes
+    ]
+
+    def check(one: tuple[AttentionCase, str]) -> Agreement:
+        return _check_case(one[0], one[1], implementation, cpu, device)
+
+    if num_threads == 1:  # interpreters know one thread
+        yield from map(check, wanted)
+        return
+    with ThreadPoolExecutor(num_threads) as threads:
+        yield from threads.map(check, wanted)
+
+
+def _check_case(
+    case: AttentionCase, dtypes: str, implementation: str, cpu: Any, device: Any
+) -> Agreement:
+    label = f"{case.name} {dtypes}"
+    try:
+        result = attend(case, dtypes, implementation, implementation, device)
+    except NotImplementedError as error:
+        return Agreement(case=label, is_good=True, text=f"refused: {error}")
+    except Exception as error:  # the other cases are worth knowing
+        return Agreement(case=label, is_good=False, text=f"{type(error).__name__}: {error}"[:400])
+    expected = attend(case, dtypes, "reference", "xla", cpu)
+    absolute, relative = TOLERANCES[dtypes.split(" on ")[0]]
+    rows = np.isfinite(expected[1])
+    of_out = float(np.abs(result[0] - expected[0]).max(initial=0.0))
+    of_lse = float(np.abs(result[1][rows] - expected[1][rows]).max(initial=0.0))
+    is_good = bool(
+        np.allclose(result[0], expected[0], atol=2 * absolute, rtol=relative)
+        # A GPU's fast exponentials and logarithms; TF32 is nowhere in these dtypes.
+        and np.allclose(result[1][rows], expected[1][rows], atol=2e-3, rtol=2e-3)
+        and (np.isfinite(result[1]) == rows).all()
+    )
+    return Agreement(
+        case=label, is_good=is_good, text=f"out {of_out:.1e}, log-sum-exp {of_lse:.1e}"
+    )
 
 
 def check_writes(implementation: str, dtype: str, cpu: Any, device: Any) -> Agreement:
@@ -103,18 +124,19 @@ def check_writes(implementation: str, dtype: str, cpu: Any, device: Any) -> Agre
     return Agreement(case=f"page write {dtype}", is_good=is_good, text="to the bit")
 
 
-def tiny_model() -> ModelConfig:
-    """Four layers with heads that the kernels take."""
+def tiny_model(num_layers: int = 4) -> ModelConfig:
+    """A few layers with heads that the kernels take."""
     base = random_config("qwen3-0.6b")
     return dataclasses.replace(
-        base, vocab_size=512, width=256, num_layers=4, windows=base.windows[:4], num_q_heads=8,
-        num_kv_heads=2, head_size=64, query_scale=64**-0.5, ffn_width=512, max_position=2048,
+        base, vocab_size=512, width=256, num_layers=num_layers,
+        windows=base.windows[:num_layers], num_q_heads=8, num_kv_heads=2, head_size=64,
+        query_scale=64**-0.5, ffn_width=512, max_position=2048,
     )  # fmt: skip
 
 
-def check_generation(target: Target, cpu: Any, device: Any) -> Agreement:
-    """Prefill and 16 decode steps of three sequences; the accelerator is fed the CPU's tokens."""
-    config, num_seqs, prompt, steps = tiny_model(), 3, 70, 16
+def check_generation(target: Target, cpu: Any, device: Any, *, steps: int = 16) -> Agreement:
+    """Prefill and decode steps of three sequences; the accelerator is fed the CPU's tokens."""
+    config, num_seqs, prompt = tiny_model(num_layers=4 if steps > 2 else 1), 3, 70
     ids = np.random.default_rng(0).integers(0, config.vocab_size, (num_seqs, prompt))
     runs: list[list[np.ndarray]] = []
     tokens: list[np.ndarray] = []

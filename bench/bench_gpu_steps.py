@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bench.bench_gpu_attention import storage_platform
 from helium_jax.engine.packing import PackedSequence, StepLayout, pack_step, step_layout
 from helium_jax.engine.sampling_rows import pack_row
 from helium_jax.engine.sampling_state import SamplingState, allocate_sampling_state
@@ -82,6 +83,7 @@ class StepDriver:
             head_size=config.head_size,
             dtype=config.dtype,
             order=ORDERS[target.implementation],
+            platform=storage_platform(ORDERS[target.implementation]),
         )
         self.state: SamplingState = allocate_sampling_state(num_seqs, max_len)
         self._step = jax.jit(
