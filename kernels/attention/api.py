@@ -3,6 +3,7 @@
 from typing import Protocol
 
 import jax
+import jax.numpy as jnp
 
 from helium_jax.kernels.attention.layout import AttentionBatch
 from helium_jax.kernels.attention.mosaic_gpu import attend_gpu
@@ -99,6 +100,8 @@ def _check(
     soft_cap: float | None,
 ) -> None:
     layout = batch.layout
+    if not jnp.issubdtype(q.dtype, jnp.floating):
+        raise ValueError(f"q is in {q.dtype}; expected a float dtype")
     if q.ndim != 3 or q.shape[0] != layout.num_tokens or q.shape[2] != pages.head_size:
         raise ValueError(
             f"q has shape {q.shape}; expected [T, N, H] with T={layout.num_tokens} "

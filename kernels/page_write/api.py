@@ -66,6 +66,8 @@ def write_pages(
     for name, array in (("k", k), ("v", v)):
         if array.shape != expected:
             raise ValueError(f"{name} has shape {array.shape}; expected [T, K, H] = {expected}")
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(f"{name} is in {array.dtype}; expected a float dtype")
     if slots.shape != k.shape[:1] or slots.dtype != "int32":
         raise ValueError(
             f"slots is {slots.dtype}{list(slots.shape)}; expected int32[{k.shape[0]}], one per row"

@@ -89,6 +89,8 @@ def test_names_the_argument_that_does_not_fit():
         write_pages(pages, 3, k, k, slots)
     with pytest.raises(ValueError, match=r"v has shape \(4, 2, 9\)"):
         write_pages(pages, 0, k, jnp.zeros((4, 2, 9)), slots)
+    with pytest.raises(ValueError, match="k is in int8; expected a float dtype"):
+        write_pages(pages, 0, k.astype("int8"), k, slots)
     with pytest.raises(ValueError, match="slots is float32"):
         write_pages(pages, 0, k, k, jnp.zeros(4))
 
