@@ -100,7 +100,14 @@ STEPS = {
 # Every kernel and a whole step of decode and of prefill: what `--small` compiles for every chip.
 # Where XLA's path is taken the steps hold all there is.
 SMALL = ("step/tiny-decode", "step/tiny-chunk")
-SMALL_KERNELS = ("attention/decode-window", "attention/chunk", "page_write/chunk")
+SMALL_KERNELS = (
+    "attention/decode-window",
+    "attention/chunk",
+    "attention/chunk-head256",
+    "attention/decode-int8",
+    "page_write/chunk",
+    "page_write/chunk-int8",
+)
 
 
 def is_small(name: str, implementation: str) -> bool:

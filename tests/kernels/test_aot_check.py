@@ -26,7 +26,7 @@ def aot():
 def faults(aot, baseline=None, **changes):
     numbers = dict(
         implementation="mosaic_gpu", temp_bytes=2**20, registers=168, spilled_bytes=0,
-        shared_bytes=180 * 1024, flops=0.0, bytes_accessed=1e9,
+        shared_bytes=180 * 1024, flops=0.0, bytes_accessed=1e9, launches=30,
     )  # fmt: skip
     program = SimpleNamespace(pool_bytes=2**30)
     measured = aot.Measured(**numbers | changes)
@@ -44,6 +44,7 @@ def test_names_spills_shared_memory_pool_copies_and_growth(aot):
     assert faults(aot, temp_bytes=2**30) == [
         "temporaries are no small part of the pool's 1073741824 bytes"
     ]
+    assert faults(aot, baseline=dict(launches=20)) == ["launches was 20 and is 30"]
     assert faults(aot, baseline=dict(temp_bytes=2**18, bytes_accessed=1e8)) == [
         "bytes_accessed was 100000000 and is 1000000000"
     ]
@@ -58,12 +59,15 @@ Resources(smem_scratch_bytes=183296, tmem_scratch_cols=0)
 ptxas info    : Used 40 registers, used 2 barriers, 1 bytes smem
     """
     compiled = SimpleNamespace(
+        as_text=lambda: (
+            "f { %a = b[] fusion() } ENTRY { %c = d[] custom-call(%e)\n %g = copy(%h) }"
+        ),
         memory_analysis=lambda: SimpleNamespace(temp_size_in_bytes=5),
         cost_analysis=lambda: {"flops": 2.0, "bytes accessed": 3.0},
     )
     assert aot.measure(compiled, printed, "mosaic_gpu") == aot.Measured(
         implementation="mosaic_gpu", temp_bytes=5, registers=168, spilled_bytes=20,
-        shared_bytes=183296, flops=2.0, bytes_accessed=3.0,
+        shared_bytes=183296, flops=2.0, bytes_accessed=3.0, launches=2,
     )  # fmt: skip
 
 
