@@ -1,11 +1,17 @@
-"""Leaves out of a JSON Schema what cannot be enforced, and says what that is.
+"""What of a request's JSON Schema is enforced: all of it, or what can be, and what was left out.
 
-For schemas that are not `strict`: tools in the field say `uniqueItems` or `"format": "int32"`, and
-their users would rather have the rest enforced than nothing served.
+The latter is for schemas that are not `strict`: in the field they say `uniqueItems` or
+`"format": "int32"`, and their users would rather have the rest enforced than nothing served.
 """
 
 from collections.abc import Mapping
 from typing import Any
+
+import msgspec
+
+from helium_jax.errors import RequestError
+from helium_jax.text import GrammarSpec
+from helium_jax.text.grammar_spec import MAX_SOURCE_BYTES
 
 # What llguidance refuses; the tests hold this list to it.
 UNENFORCED = frozenset(
@@ -46,6 +52,24 @@ FORMATS = frozenset(
 _ONE = ("items", "additionalProperties", "additionalItems")
 _LISTS = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
 _MAPS = ("properties", "patternProperties", "$defs", "definitions")
+
+
+def enforce_schema(
+    schema: Mapping[str, Any], path: str, *, is_strict: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """The schema to hold an answer to, and the paths of what was left out.
+
+    Raises:
+        RequestError: the schema is too long or too deep.
+    """
+    size = len(msgspec.json.encode(schema))  # quick, unlike a walk through a schema of megabytes
+    if size > MAX_SOURCE_BYTES:
+        raise RequestError(
+            f"the json_schema has {size} bytes; at most {MAX_SOURCE_BYTES} are possible",
+            code="invalid_grammar",
+        )
+    GrammarSpec.of_json_schema(schema)
+    return (dict(schema), []) if is_strict else relax_schema(schema, path)
 
 
 def relax_schema(schema: Mapping[str, Any], path: str) -> tuple[dict[str, Any], list[str]]:

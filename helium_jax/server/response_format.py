@@ -8,10 +8,11 @@ from typing import Any
 from helium_jax.errors import RequestError
 from helium_jax.server.bodies import FOREIGN_STRUCTURED_FIELDS, SamplingFields
 from helium_jax.server.reading import Findings
-from helium_jax.server.relaxing import relax_schema
+from helium_jax.server.relaxing import enforce_schema
 from helium_jax.server.sampling import check_foreign
 from helium_jax.server.tools import ToolChoice, ToolSpec, ToolSyntax, compile_tools
 from helium_jax.text import GrammarKind, GrammarSpec, TextModel
+from helium_jax.text.grammar_spec import MAX_SOURCE_BYTES
 from helium_jax.types import TokenGrammar
 
 TYPES = ("text", "json_object", "json_schema")
@@ -123,14 +124,10 @@ def _response_format(body: SamplingFields, found: Findings) -> Iterator[tuple[st
 def _of_schema(
     schema: dict[str, Any], path: str, found: Findings, *, is_strict: bool
 ) -> GrammarSpec:
-    """The grammar of a schema, or of what can be enforced of one that is not strict."""
-    spec = GrammarSpec.of_json_schema(schema)
-    if is_strict:
-        return spec
-    relaxed, left_out = relax_schema(schema, path)
+    enforced, left_out = enforce_schema(schema, path, is_strict=is_strict)
     for place in left_out:
         found.warn(place, "is not enforced; with strict: true it would be an error")
-    return GrammarSpec.of_json_schema(relaxed)
+    return GrammarSpec.of_json_schema(enforced)
 
 
 def _structured_outputs(body: SamplingFields) -> Iterator[tuple[str, _Make]]:
@@ -165,7 +162,7 @@ def _languages(
 ) -> Iterator[tuple[str, _Make]]:
     """vLLM's four languages, each with its path and its value."""
     if (document := schema[1]) is not None:
-        yield schema[0], lambda: GrammarSpec.of_json_schema(_read_schema(document))
+        yield schema[0], lambda: _of_document(document, schema[0])
     if (pattern := regex[1]) is not None:
         yield regex[0], lambda: GrammarSpec.of_regex(pattern)
     if (choices := choice[1]) is not None:
@@ -174,13 +171,16 @@ def _languages(
         yield grammar[0], lambda: GrammarSpec.of_lark(source)
 
 
-def _read_schema(document: str | dict[str, Any]) -> dict[str, Any]:
-    if isinstance(document, dict):
-        return document
-    try:
-        schema = json.loads(document)
-    except (ValueError, RecursionError):
-        raise RequestError("is no JSON", code="invalid_grammar") from None
+def _of_document(document: str | dict[str, Any], path: str) -> GrammarSpec:
+    schema = document
+    if isinstance(document, str):
+        try:
+            schema = json.loads(document) if len(document) <= MAX_SOURCE_BYTES else None
+        except (ValueError, RecursionError):
+            schema = None
     if not isinstance(schema, dict):
-        raise RequestError("is no JSON Schema: send an object", code="invalid_grammar")
-    return schema
+        raise RequestError(
+            f"is no JSON object of at most {MAX_SOURCE_BYTES} bytes", code="invalid_grammar"
+        )
+    enforced, _ = enforce_schema(schema, path, is_strict=True)
+    return GrammarSpec.of_json_schema(enforced)

@@ -49,8 +49,9 @@ def read_tools(bodies: Sequence[ToolBody], limits: Limits, found: Findings) -> l
     if len(bodies) > limits.tools:
         found.add("tools", f"has {len(bodies)} entries; the limit is {limits.tools}")
         return []
-    if len(msgspec.json.encode(bodies)) > limits.prompt_chars:
-        found.add("tools", f"have more than {limits.prompt_chars} characters")
+    size = len(msgspec.json.encode(bodies))
+    if size > limits.tools_bytes:
+        found.add("tools", f"have {size} bytes; the limit is {limits.tools_bytes}")
         return []
     tools: dict[str, ToolSpec] = {}
     for i, body in enumerate(bodies):

@@ -5,10 +5,9 @@ from typing import Any
 
 from helium_jax.errors import RequestError
 from helium_jax.server.reading import Findings
-from helium_jax.server.relaxing import relax_schema
+from helium_jax.server.relaxing import enforce_schema
 from helium_jax.server.tool_calls import check_name
 from helium_jax.server.tools import ToolSpec
-from helium_jax.text import GrammarSpec
 
 
 def read_spec(
@@ -35,14 +34,11 @@ def read_spec(
     check_name(name, name_path, found)
     if schema.get("type", "object") != "object":
         found.add(f"{schema_path}.type", 'must be "object": arguments are passed by name')
-    enforced, left_out = dict(schema), []
+    enforced, left_out = {}, []
     try:
-        GrammarSpec.of_json_schema(schema)  # bounds what is walked through below
+        enforced, left_out = enforce_schema(schema, schema_path, is_strict=strict)
     except RequestError as error:
         found.add(schema_path, error.message, error.code)
-    else:
-        if not strict:
-            enforced, left_out = relax_schema(schema, schema_path)
     for path in left_out:
         found.warn(path, "is told to the model, but not enforced")
     return ToolSpec(

@@ -179,6 +179,7 @@ CHAT_ROWS = [
     ({"tools": [tool(name='f"')]}, 400, "invalid_request", "tools[0].function.name"),
     ({"tools": [TOOL, TOOL]}, 400, "invalid_request", "tools[1].function.name"),
     ({"tools": [TOOL] * 1000}, 400, "invalid_request", "tools"),
+    ({"tools": [tool(description="x" * 300_000)]}, 400, "invalid_request", "tools"),
     ({"tools": [tool(parameters=[])]}, 400, "invalid_request", "tools[0].function.parameters"),
     (
         {"tools": [tool(parameters={"type": "string"})]},

@@ -62,6 +62,6 @@ def recognise_syntax(template: ChatTemplate | None) -> ToolSyntax | None:
         return None
     if "<tool_call>" in template.source and '"arguments"' in template.source:
         return HERMES
-    if "<|python_tag|>" in template.source and '"parameters"' in template.source:
+    if '{"name": "' in template.source and '"parameters": ' in template.source:
         return LLAMA
     return None

@@ -13,7 +13,12 @@ KNOWS = (
     "{% for m in messages %}[{{ m.role }}]{{ m.content }}"
     "{% for c in m.tool_calls or [] %}<{{ c.function.arguments.city }}>{% endfor %}{% endfor %}"
 )
-LLAMA_KNOWS = '{% if tools %}<|python_tag|> {"name": , "parameters": }{% endif %}'
+LLAMA_KNOWS = (
+    "{% for t in tools %}{{ t | tojson }}{% endfor %}{% for m in messages %}"
+    """{% if 'tool_calls' in m %}{{ '{"name": "' + m.tool_calls[0].function.name + '", ' }}"""
+    """{{ '"parameters": ' }}{{ m.tool_calls[0].function.arguments | tojson }}{{ '}' }}"""
+    "{% else %}{{ m.content }}{% endif %}{% endfor %}"
+)
 OTHER = "{% for t in tools %}[AVAILABLE_TOOLS]{{ t }}{% endfor %}"
 WEATHER = ToolSpec(
     name="get_weather",
@@ -58,6 +63,13 @@ def test_a_template_that_knows_tools_gets_them_as_they_are():
     text = template(KNOWS).render(written.messages, tools=written.tools)
     assert text.startswith('{"type": "function", "function": {"name": "get_weather"')
     assert "[assistant]<Rome><Oslo>[tool]warm[tool]cold" in text
+
+
+def test_a_call_is_read_as_the_llama_template_writes_it():
+    call = CONVERSATION[1] | {"tool_calls": CONVERSATION[1]["tool_calls"][:1]}
+    written = write_tools([CONVERSATION[0], call], [WEATHER], template(LLAMA_KNOWS))
+    text = template(LLAMA_KNOWS).render(written.messages, tools=written.tools)
+    assert text.endswith(written.syntax.write_call("get_weather", '{"city": "Rome"}'))
 
 
 def test_a_template_that_knows_tools_is_told_of_none_when_there_are_none():
