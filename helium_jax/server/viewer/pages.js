@@ -64,21 +64,20 @@ export class PagesPane {
     const total = worker.prefixes.filter((one) => one.parent === null).reduce((sum, one) => sum + one.pages + one.below, 0);
     const used = new Map();  // where the next child of a stretch begins
     const places = [];
-    let depth = 0;
     worker.prefixes.forEach((prefix, i) => {
       const parent = prefix.parent === null ? { x: 0, depth: -1 } : places[prefix.parent];
       const x = used.get(prefix.parent) ?? parent.x;
       const wide = ((prefix.pages + prefix.below) * width) / total;
       used.set(prefix.parent, x + wide);
       places[i] = { x, wide, depth: parent.depth + 1 };
-      if (parent.depth + 1 < MAX_DEPTH) depth = Math.max(depth, parent.depth + 2);
-    });
-    const picture = s("svg", {
-      class: "icicle", role: "group", "aria-label": `Prefix tree of worker ${worker.worker}`, width, height: depth * ROW + 2,
     });
     const shown = worker.prefixes.map((prefix, i) => ({ prefix, i, ...places[i] }))
-      .filter((one) => one.depth < MAX_DEPTH && one.wide >= 1.5)
+      .filter((one) => one.depth < MAX_DEPTH && one.wide >= 0.8)
       .sort((a, b) => a.depth - b.depth || a.x - b.x);
+    const picture = s("svg", {
+      class: "icicle", role: "group", "aria-label": `Prefix tree of worker ${worker.worker}`,
+      width, height: (shown.at(-1).depth + 1) * ROW + 2,
+    });
     const labels = labelPrefixes(worker.prefixes);
     const numBehind = worker.prefixes.map(() => 0);
     for (const { parent } of worker.prefixes) if (parent !== null) numBehind[parent] += 1;
@@ -86,7 +85,7 @@ export class PagesPane {
       const reading = prefix.readers ? "read" : numBehind[i] ? "common" : "idle";
       const mark = s("g", {
         class: `stretch ${reading} ${prefix.text === null ? "hidden-text" : ""}`, role: "button", "aria-label": describe(prefix, worker),
-      }, s("rect", { x: x + 0.75, y: level * ROW + 1, width: Math.max(wide - 1.5, 1), height: ROW - 3, rx: 3 }));
+      }, s("rect", { x: x + 0.4, y: level * ROW + 1, width: Math.max(wide - 1.5, 0.7), height: ROW - 3, rx: Math.min(wide / 4, 3) }));
       mark.dataset.key = `${worker.worker}-${level}-${place}`;
       if (prefix.pinned) mark.append(s("rect", { class: "pin-bar", x: x + 0.75, y: (level + 1) * ROW - 6, width: Math.max(((wide - 1.5) * prefix.pinned) / (prefix.pages + prefix.below), 2), height: 4, rx: 2 }));
       const letters = Math.floor((wide - 10) / 6.8);
