@@ -61,6 +61,16 @@ def test_doctor_finds_a_good_model_good(model_folder, capsys):
         assert f" {package} " in out
 
 
+def test_doctor_says_what_a_kernel_did_wrong_in_its_self_check(model_folder, monkeypatch, capsys):
+    chosen = ("mosaic_tpu", "the Pallas kernel reads it")
+    monkeypatch.setattr(
+        "helium_jax.kernels.attention.choose.choose_implementation", lambda *_, **__: chosen
+    )
+    assert main(["doctor", "--model", str(model_folder)]) == 1  # a CPU cannot compile the kernel
+    out = capsys.readouterr().out
+    assert "fault attention      xla: not mosaic_tpu: its self-check failed: it failed with" in out
+
+
 def test_doctor_can_generate(model_folder, capsys):
     assert main(["doctor", "--model", str(model_folder), "--generate"]) == 0
     assert "8 tokens in" in capsys.readouterr().out
