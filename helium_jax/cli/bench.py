@@ -19,7 +19,7 @@ from helium_jax.experiments.experiment import Case, Record, run_cases
 from helium_jax.experiments.optimality import gaps
 from helium_jax.experiments.optimality_cases import WORKFLOWS, random_graph
 from helium_jax.experiments.plots import plot_tables
-from helium_jax.experiments.report import gaps_table, make_table, ratios_table
+from helium_jax.experiments.report import gaps_table, make_table, ratios_table, reasons_table
 from helium_jax.experiments.setting import FULL, QUICK, Engines
 from helium_jax.experiments.workloads import PROMPT_SHAPES, WORKLOADS
 from helium_jax.runtime import Runtime, load_text_of, open_runtime
@@ -99,6 +99,8 @@ def bench(
         console.print(make_table(table, records))
     if "a" in chosen:
         console.print(ratios_table(records))
+    if {"a", "c"} & set(chosen):
+        console.print(reasons_table(records))
     if plots is not None:
         for path in plot_tables(records, plots):
             console.print(f"wrote {path}", highlight=False)

@@ -15,7 +15,13 @@ from helium_jax.experiments.experiment import Case, run_cases
 from helium_jax.experiments.filler import Filler
 from helium_jax.experiments.measure import equal_outputs, measure
 from helium_jax.experiments.plots import plot_tables
-from helium_jax.experiments.report import gaps_table, make_table, ratios_table, summarise
+from helium_jax.experiments.report import (
+    gaps_table,
+    make_table,
+    ratios_table,
+    reasons_table,
+    summarise,
+)
 from helium_jax.experiments.setting import FULL, QUICK, Engines
 from helium_jax.experiments.variant import ablations, alone, variant_of
 from helium_jax.experiments.watching import Watcher
@@ -148,6 +154,38 @@ async def test_rounds_interleave_and_ratios_are_over_helium_in_the_same_round():
     text = console.export_text()
     assert "(1 row)" in text
     assert "/ 1.23" in text
+
+
+async def test_a_ratio_below_the_papers_has_its_reason_beside_it():
+    variants = tuple(variant_of(policy) for policy in ("helium", "op_wise", "langgraph"))
+    case = Case(
+        table="a",
+        name="debate-mmlu",
+        workload=workload(),
+        engines=ENGINES,
+        variants=variants,
+        merge=False,
+    )
+
+    def timed(record, seconds):
+        work = {"computed": 1000, "precomputed": 0, "floor": 1000, "steps": 200, "mean_batch": 8.0}
+        work |= {"planning_s": 0.2, "precompute_s": 0.0}
+        return replace(record, measured=replace(record.measured, seconds=seconds, **work))
+
+    helium, op_wise, langgraph = await records_of([case])
+    slow = replace(
+        timed(op_wise, 8.0), measured=replace(timed(op_wise, 8.0).measured, computed=1500)
+    )
+    table = reasons_table([timed(helium, 10.0), slow, timed(langgraph, 20.0)])
+    cells = [[*column.cells] for column in table.columns]
+    assert [column[0] for column in cells[:4]] == ["debate-mmlu", "op_wise", "0.80", "1.27"]
+    assert cells[4] == [  # langgraph is slower than in the paper, so that nothing is to explain
+        "computes +50% prompt tokens; takes +0% steps, of 8.0 answers each (Helium 8.0); "
+        "Helium plans and computes ahead for 2%"
+    ]
+    near = reasons_table([timed(helium, 10.0), timed(langgraph, 10.0)])
+    (text,) = near.columns[4].cells
+    assert str(text).startswith("computes +0% prompt tokens; within 0% of what any order must;")
 
 
 def test_the_gap_table_has_the_papers_numbers_beside_ours():
