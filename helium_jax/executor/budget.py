@@ -1,6 +1,26 @@
 """What a run may still spend of its calls and tokens."""
 
+from dataclasses import dataclass
+
 from helium_jax.plan import RunLimits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """What earlier attempts at a run took of its limits.
+
+    Attributes:
+        num_calls: that reached the engine.
+        num_tokens: of their prompts and answers.
+        seconds: they ran.
+    """
+
+    num_calls: int = 0
+    num_tokens: int = 0
+    seconds: float = 0.0
+
+
+NOTHING = Spent()
 
 
 class Budget:
@@ -11,10 +31,11 @@ class Budget:
     `max_tokens`. One without reserves its prompt only.
     """
 
-    def __init__(self, limits: RunLimits) -> None:
+    def __init__(self, limits: RunLimits, spent: Spent = NOTHING) -> None:
+        """`spent` counts against the limits from the beginning."""
         self._limits = limits
-        self._num_calls = 0
-        self._num_spent = 0
+        self._num_calls = spent.num_calls
+        self._num_spent = spent.num_tokens
         self._num_reserved = 0
         self._reserved: dict[int, int] = {}
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from helium_jax.executor.budget import Budget
+from helium_jax.executor.budget import Budget, Spent
 from helium_jax.executor.events import (
     Call,
     CallFailed,
@@ -92,6 +92,7 @@ class Calls:
         single_flight: bool,
         encode_ahead: int,
         tells_deltas: bool,
+        spent: Spent,
     ) -> None:
         """
         Args:
@@ -105,6 +106,7 @@ class Calls:
             encode_ahead: encoded calls that may wait for the dispatcher, as long as that does not
                 keep it from releasing any.
             tells_deltas: report answers as they grow.
+            spent: by earlier attempts, of the plan's limits.
         """
         self._dispatcher = dispatcher
         self._tallies = tallies
@@ -116,7 +118,7 @@ class Calls:
         self._tells_deltas = tells_deltas
         self._keeps_answers = bool(plan.remembered)
         self._place = {op.name: place for place, op in enumerate(plan.calls)}
-        self._budget = Budget(plan.limits)
+        self._budget = Budget(plan.limits, spent)
         self._ids = itertools.count()
         self._queue: list[tuple[int, int, int, int]] = []  # priority, row, operator, call id
         self._queued: dict[int, Place] = {}

@@ -38,6 +38,7 @@ class JournaledRun:
         state: the last one written.
         attempt: counts from 1, one more with each resume.
         rows: finished rows by their place in the batch, in the same words.
+        spent: what it had cost, likewise; None if that was never written.
     """
 
     run_id: str
@@ -45,6 +46,7 @@ class JournaledRun:
     state: str
     attempt: int
     rows: dict[int, bytes] = field(default_factory=dict)
+    spent: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +112,15 @@ class Journal:
         statement = "INSERT OR IGNORE INTO rows (run_id, row, data) VALUES (?,?,?)"
         self._put(statement, (run_id, row, data), on_done)
 
+    def set_spent(self, run_id: str, data: bytes) -> None:
+        """Notes what a run has cost so far; a crash may take back the last words about it."""
+        statement = "INSERT OR REPLACE INTO spent (run_id, data) VALUES (?,?)"
+        self._put(statement, (run_id, data), None)
+
     def forget(self, run_id: str) -> None:
         """Removes a run and its rows."""
         self._put("DELETE FROM rows WHERE run_id = ?", (run_id,), None)
+        self._put("DELETE FROM spent WHERE run_id = ?", (run_id,), None)
         self._put("DELETE FROM runs WHERE run_id = ?", (run_id,), None)
 
     def close(self) -> None:
@@ -138,16 +146,25 @@ class Journal:
             "CREATE TABLE IF NOT EXISTS rows (run_id TEXT NOT NULL, row INTEGER NOT NULL, "
             "data BLOB NOT NULL, PRIMARY KEY (run_id, row))"
         )
+        # Beside the others since they had their format; older programs leave it alone.
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS spent (run_id TEXT PRIMARY KEY, data BLOB NOT NULL)"
+        )
         ((answer,), *_) = connection.execute("PRAGMA quick_check(1)").fetchall()
         if answer != "ok":
             raise sqlite3.DatabaseError(f"is damaged: {answer}")
         runs: dict[str, JournaledRun] = {}
+        spent = dict(connection.execute("SELECT run_id, data FROM spent"))
         found = connection.execute(
             "SELECT run_id, request, state, attempt FROM runs ORDER BY number"
         )
         for run_id, request, state, attempt in found:
             runs[run_id] = JournaledRun(
-                run_id=run_id, request=request, state=state, attempt=attempt
+                run_id=run_id,
+                request=request,
+                state=state,
+                attempt=attempt,
+                spent=spent.get(run_id),
             )
         for run_id, row, data in connection.execute("SELECT run_id, row, data FROM rows"):
             if run_id in runs:

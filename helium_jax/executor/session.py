@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+from helium_jax.executor.budget import NOTHING, Spent
 from helium_jax.executor.codec import TextCodec
 from helium_jax.executor.driver import Driver, RunEvent
 from helium_jax.executor.fair_gate import FairGate
@@ -127,6 +128,7 @@ class Session:
         tells_rows: bool = False,
         tells_deltas: bool = False,
         watch: RunWatch | None = None,
+        spent: Spent = NOTHING,
     ) -> RunResult:
         """Runs `plan` over `rows`; see `run_plan`. No profile: that of earlier runs.
 
@@ -135,6 +137,7 @@ class Session:
             tells_rows: events tell the outputs of every row as soon as it is over.
             tells_deltas: events tell the answers of calls as they grow.
             watch: lets the run be looked at while it goes on.
+            spent: by earlier attempts at the run, of the plan's limits.
         """
         if profile is None:
             profile = await self.profile_of(plan)
@@ -177,6 +180,7 @@ class Session:
             and self.generator.info.num_workers == 1,
             tells_rows=tells_rows,
             tells_deltas=tells_deltas,
+            spent=spent,
         )
         driver = Driver(
             run_id=run_id,
@@ -192,11 +196,14 @@ class Session:
             warmer=make_warmer(prepared, self._resources.generator, options),
             watch=watch,
         )
+        timeout_s = physical.limits.timeout_s
+        if timeout_s is not None:
+            timeout_s = max(timeout_s - spent.seconds, 0.0)
         if control is not None:
             control.attach(driver.inbox.put_nowait)
         try:
             with self._rates.running() as mark:
-                await driver.drive(timeout_s=physical.limits.timeout_s, cancel=cancel)
+                await driver.drive(timeout_s=timeout_s, cancel=cancel)
         finally:
             self._resources.gate.forget(run_id)
         assert state.status is not None

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from helium_jax.executor.ahead import find_known_prefixes
 from helium_jax.executor.as_ready import AsReady
+from helium_jax.executor.budget import NOTHING, Spent
 from helium_jax.executor.calls import Calls, Landing
 from helium_jax.executor.events import (
     CallEncoded,
@@ -77,6 +78,7 @@ class RunState:
         prefill_ahead: bool = False,
         tells_rows: bool = False,
         tells_deltas: bool = False,
+        spent: Spent = NOTHING,
     ) -> None:
         """
         Args:
@@ -91,6 +93,7 @@ class RunState:
             prefill_ahead: have what is known of a prompt computed while the rest is generated.
             tells_rows: report the outputs of every row as soon as it is over.
             tells_deltas: report the answers of calls as they grow.
+            spent: by earlier attempts at the run, of its limits.
         """
         self._plan = plan
         self._num_rows = num_rows
@@ -114,6 +117,7 @@ class RunState:
             single_flight=single_flight,
             encode_ahead=encode_ahead,
             tells_deltas=tells_deltas,
+            spent=spent,
         )
         self._invocations = Invocations(
             lambda instruction: self._out.append(instruction), merges=single_flight

@@ -9,7 +9,7 @@ from helium_jax.executor import RunOptions
 from helium_jax.executor.journal import JournaledRun
 from helium_jax.plan import RunLimits, plan_from_document
 from helium_jax.server.plan_job import PlanJob
-from helium_jax.server.plan_replies import RowReply
+from helium_jax.server.plan_replies import RowReply, RunUsage
 from helium_jax.server.plan_shelf import PlanShelf
 from helium_jax.server.run_events import EventLog
 from helium_jax.server.run_record import FINAL, RunRecord, State
@@ -104,6 +104,7 @@ def restore_run(
         state="interrupted",
         attempt=found.attempt,
         model_version=kept.model_version,
+        spent=None if found.spent is None else msgspec.json.decode(found.spent, type=RunUsage),
     )
     record.kept.set()
     record.tell_created()

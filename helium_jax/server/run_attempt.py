@@ -5,12 +5,12 @@ from dataclasses import replace
 
 from helium_jax.executor import Prepared, RunEvent, RunResult, Session
 from helium_jax.executor.as_ready import AsReady
-from helium_jax.executor.events import RowCompleted, RunCompleted
+from helium_jax.executor.events import OpCompleted, OpProgress, RowCompleted, RunCompleted
 from helium_jax.executor.watch import RunWatch
 from helium_jax.optimizer import Profile
 from helium_jax.server.plan_replies import RunFailure
 from helium_jax.server.run_events import EvictionWatch, ProgressFilter, Told
-from helium_jax.server.run_record import RunRecord
+from helium_jax.server.run_record import RunRecord, spent_of
 from helium_jax.server.run_rest import Rest
 
 Tell = Callable[[RunRecord, Told, float], None]
@@ -53,6 +53,9 @@ async def attempt_run(
     def on_event(event: RunEvent) -> None:
         if isinstance(event.progress, RunCompleted):
             return  # the end is told with the rows
+        if isinstance(event.progress, OpProgress | OpCompleted):
+            record.costs[event.progress.statistics.operator] = event.progress.statistics
+            record.attempt_seconds = event.t_ms / 1e3
         for evicted in evictions.look(event.t_ms):
             tell(record, evicted, event.t_ms)
         for progress in passing.pass_on(event.progress, event.t_ms):
@@ -71,6 +74,7 @@ async def attempt_run(
         tells_rows=True,
         tells_deltas=job.tells_deltas,
         watch=record.watch,
+        spent=spent_of(record.spent),
     )
     for evicted in evictions.look(result.statistics.seconds * 1e3, is_last=True):
         tell(record, evicted, result.statistics.seconds * 1e3)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from helium_jax.executor.events import RowCompleted
+from helium_jax.executor.events import OpCompleted, OpRow, RowCompleted
 from helium_jax.executor.journal import Journal
 from helium_jax.server.kept_run import pack_run
 from helium_jax.server.run_events import Told, describe_progress, describe_row
@@ -59,6 +59,8 @@ class RunKeeper:
             data = msgspec.json.encode(describe_row(progress.result))
             done = _later(self._release, record, held)
             journal.add_row(record.id, progress.result.row, data, on_done=done)
+        if isinstance(progress, RowCompleted | OpRow | OpCompleted):
+            self._note_spent(record)
         record.held.append(held)
         _publish(record)
 
@@ -66,12 +68,14 @@ class RunKeeper:
         """Notes what has become of a run."""
         if record.is_durable and self._journal is not None:
             self._journal.set_state(record.id, state, record.attempt)
+            self._note_spent(record)
 
     async def settle(self, record: RunRecord, state: State) -> None:
         """Notes a run's end; returns once the journal has it, and with it all of its rows."""
         if not record.is_durable or self._journal is None:
             return
         done = asyncio.Event()
+        self._note_spent(record)
         self._journal.set_state(record.id, state, record.attempt, on_done=_later(done.set))
         await done.wait()
 
@@ -89,6 +93,10 @@ class RunKeeper:
     def _note_kept(self, record: RunRecord, journal: Journal) -> None:
         record.is_durable = journal.failure is None
         record.kept.set()
+
+    def _note_spent(self, record: RunRecord) -> None:
+        if record.is_durable and self._journal is not None and record.usage is not None:
+            self._journal.set_spent(record.id, msgspec.json.encode(record.usage))
 
     def _release(self, record: RunRecord, held: HeldEvent) -> None:
         held.is_ready = True

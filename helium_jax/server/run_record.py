@@ -10,6 +10,8 @@ import msgspec
 from msgspec import UNSET
 
 from helium_jax.executor import Prepared, RunControl, RunResult
+from helium_jax.executor.budget import NOTHING, Spent
+from helium_jax.executor.result import OperatorStatistics, RunStatistics, summarize
 from helium_jax.executor.watch import RunWatch
 from helium_jax.server.plan_job import PlanJob
 from helium_jax.server.plan_replies import (
@@ -68,6 +70,8 @@ class RunRecord:
         error: why the run as a whole came to nothing.
         prepared: its stages, once planned.
         result: what the last attempt gave.
+        spent: what the attempts before it cost, or all of them after a restart.
+        costs: what the operators of the attempt that runs have cost so far.
         control: cancels parts of it.
         done: set while the state is final.
         kept: set once the journal has the request, or will not have it.
@@ -93,6 +97,9 @@ class RunRecord:
     error: RunFailure | None = None
     prepared: Prepared | None = None
     result: RunResult | None = None
+    spent: RunUsage | None = None
+    costs: dict[str, OperatorStatistics] = field(default_factory=dict)
+    attempt_seconds: float = 0.0
     control: RunControl = field(default_factory=RunControl)
     done: asyncio.Event = field(default_factory=asyncio.Event)
     kept: asyncio.Event = field(default_factory=asyncio.Event)
@@ -105,6 +112,22 @@ class RunRecord:
     def is_final(self) -> bool:
         """Nothing more will happen, unless the run is resumed."""
         return self.state in FINAL
+
+    @property
+    def usage(self) -> RunUsage | None:
+        """What all attempts have cost so far; None before there was anything to count."""
+        if self.result is not None:
+            now = describe_usage(self.result.statistics)
+        elif self.costs:
+            now = describe_usage(summarize((*self.costs.values(),), self.attempt_seconds))
+        else:
+            return self.spent
+        return now if self.spent is None else add_usage(self.spent, now)
+
+    def begin_attempt(self) -> None:
+        """What was spent so far is of earlier attempts from now on."""
+        self.spent, self.result = self.usage, None
+        self.costs, self.attempt_seconds = {}, 0.0
 
     @property
     def num_bytes(self) -> int:
@@ -138,7 +161,6 @@ class RunRecord:
     def end(self, state: State, *, t_ms: float) -> None:
         """Puts the run into a final state and tells so, `t_ms` after the attempt's start."""
         self.state = state
-        result = self.result
         self.events.append(
             "run.completed",
             t_ms,
@@ -146,7 +168,7 @@ class RunRecord:
                 "state": state,
                 "result": self.outcome,
                 "rows": msgspec.to_builtins(self.counts),
-                "usage": None if result is None else msgspec.to_builtins(describe_usage(result)),
+                "usage": msgspec.to_builtins(self.usage),
                 "error": msgspec.to_builtins(self.error),
             },
         )
@@ -173,7 +195,7 @@ class RunRecord:
             started=self.started,
             finished=self.finished,
             rows=self.counts,
-            usage=None if self.result is None else describe_usage(self.result),
+            usage=self.usage,
             error=self.error,
             outputs=outputs,
             warnings=warnings or UNSET,
@@ -192,9 +214,27 @@ class RunRecord:
         return RowCounts(total=self.job.num_rows, finished=len(self.rows), failed=self.num_failed)
 
 
-def describe_usage(result: RunResult) -> RunUsage:
+def add_usage(one: RunUsage, other: RunUsage) -> RunUsage:
+    """What two attempts cost together."""
+    pairs = zip(msgspec.structs.astuple(one), msgspec.structs.astuple(other), strict=True)
+    return RunUsage(
+        **dict(zip(one.__struct_fields__, (left + right for left, right in pairs), strict=True))
+    )
+
+
+def spent_of(usage: RunUsage | None) -> Spent:
+    """The part of a cost that counts against limits."""
+    if usage is None:
+        return NOTHING
+    return Spent(
+        num_calls=usage.calls,
+        num_tokens=usage.computed + usage.kv_cached + usage.completion_tokens,
+        seconds=usage.seconds,
+    )
+
+
+def describe_usage(cost: RunStatistics) -> RunUsage:
     """What an attempt cost, as clients see it."""
-    cost = result.statistics
     return RunUsage(
         calls=cost.num_calls,
         needed=cost.needed,

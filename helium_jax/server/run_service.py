@@ -172,6 +172,7 @@ class RunService:
         self._queue.check_room()
         self.shelf.note_resumed(record)
         record.attempt += 1
+        record.begin_attempt()
         record.state = "queued"
         record.started = record.finished = None
         record.done.clear()

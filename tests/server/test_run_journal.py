@@ -134,6 +134,32 @@ async def test_constant_columns_are_cut_to_the_rows_that_are_left(serve, tmp_pat
         assert len(served.generator.requests) == 2
 
 
+async def test_what_a_run_cost_outlives_the_server_and_adds_up(serve, tmp_path):
+    async with serve(state_dir=tmp_path) as served:
+        run_id = (await served.post("/v1/runs", BACKGROUND)).json()["id"]
+        usage = (await until_state(served, run_id, "completed"))["usage"]
+        assert usage["calls"] == 12
+    async with serve(state_dir=tmp_path) as served:
+        assert (await served.get(f"/v1/runs/{run_id}")).json()["usage"] == usage
+
+
+async def test_limits_count_over_all_attempts(serve, tmp_path):
+    body = {**BACKGROUND, "limits": {"max_llm_calls": 8}}
+    run_id = await interrupt(serve, tmp_path, body)
+    (tmp_path / "outputs.sqlite").unlink()
+    async with serve(state_dir=tmp_path) as served:
+        before = (await served.get(f"/v1/runs/{run_id}")).json()["usage"]
+        assert before["calls"] >= 6
+        await served.post(f"/v1/runs/{run_id}/resume", b"")
+        run = await until_state(served, run_id, "completed")
+        assert (run["result"], run["usage"]["calls"]) == ("partial", 8)
+        assert len(served.generator.requests) == 8 - before["calls"]
+        assert run["usage"]["completion_tokens"] >= before["completion_tokens"]
+        rows = read_rows(await served.get(f"/v1/runs/{run_id}/outputs"))
+        messages = [error["message"] for row in rows for error in row["errors"]]
+        assert any("max_llm_calls=8" in message for message in messages)
+
+
 async def test_another_model_version_resumes_nothing(serve, tmp_path):
     run_id = await interrupt(serve, tmp_path)
     other = FakeGenerator(info=replace(FAKE_MODEL, version="fake-2"))
