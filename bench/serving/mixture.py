@@ -11,22 +11,7 @@ from typing import Any
 
 import aiohttp
 
-WORDS = [
-    "the",
-    "model",
-    "answers",
-    "a",
-    "question",
-    "about",
-    "plans",
-    "and",
-    "caches",
-    "while",
-    "others",
-    "wait",
-    "for",
-    "it",
-]
+WORDS = ("the", "model", "answers", "a", "question", "about", "plans", "while", "others", "wait")
 ANSWER_S = 120.0  # a request that has no answer for so long counts as unanswered
 PLAN = {
     "version": "helium/v1",
