@@ -4,14 +4,18 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 from aiohttp import web
 
 from helium_jax.executor.journal import Journal
 from helium_jax.runtime import open_session
 from helium_jax.server import health
+from helium_jax.server.batch_service import BATCHES, BatchService
+from helium_jax.server.batches import prepare_line
 from helium_jax.server.cache_map import MAPS, Maps
 from helium_jax.server.config import ServerConfig
+from helium_jax.server.file_store import FILES, FileStore
 from helium_jax.server.lifecycle import ServerState
 from helium_jax.server.loop_watch import LoopWatch
 from helium_jax.server.middleware import answer_every_request
@@ -59,17 +63,35 @@ def make_app(
     metrics.add_source(watch.read)
     service = app[RUNS] = RunService(config, metrics, state=app[STATE])
 
+    files = app[FILES] = FileStore(
+        None if config.state_dir is None else config.state_dir / "files",
+        max_files=config.limits.files,
+        max_bytes=config.limits.files_bytes,
+        now=time.time,
+    )
+    info = runtime.generator.info
+    batches = app[BATCHES] = BatchService(
+        files=files,
+        limits=config.limits,
+        prepare=partial(prepare_line, app),
+        concurrency=info.max_num_seqs * info.num_workers,
+        is_draining=lambda: app[STATE].is_draining,
+        now=time.time,
+    )
+
     async def keep_session(app: web.Application) -> AsyncIterator[None]:
         async with (
             _open_journal(config) as journal,
             open_session(runtime, config.state_dir) as session,
         ):
             service.open(session, journal)
+            await files.open()
             watching = asyncio.create_task(watch.run())
             try:
                 yield
             finally:
                 watching.cancel()
+                await batches.close()
                 await service.close()
 
     app.cleanup_ctx.append(keep_session)

@@ -43,6 +43,14 @@ class Limits:
         journal_bytes: of the file with the background runs of a state directory.
         pins: pinned prefixes of one key.
         pin_ttl_s: longest time of a pin; longer wishes are cut to it.
+        file_bytes: longest file.
+        files: files of one key.
+        files_bytes: of all files together.
+        batches: batches of one key that can be asked for; the oldest that is over leaves.
+        batches_unfinished: of one key.
+        batches_running: of all keys; the others wait.
+        batch_lines: most lines of a batch.
+        batch_window: lines that are checked and put in order at a time.
     """
 
     body_bytes: int = 32 * 1024 * 1024
@@ -77,6 +85,14 @@ class Limits:
     journal_bytes: int = 1024 * 1024 * 1024
     pins: int = 64
     pin_ttl_s: float = 7 * 24 * 3600.0
+    file_bytes: int = 64 * 1024 * 1024
+    files: int = 1000
+    files_bytes: int = 512 * 1024 * 1024
+    batches: int = 256
+    batches_unfinished: int = 16
+    batches_running: int = 2
+    batch_lines: int = 50_000
+    batch_window: int = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,7 @@ from helium_jax.server.viewer import VIEWER_PATHS
 log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-OPEN_PATHS = frozenset({"/health/live", "/version"}) | VIEWER_PATHS
+OPEN_PATHS = frozenset({"/docs", "/health/live", "/version"}) | VIEWER_PATHS
 _GOOD_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 

@@ -22,6 +22,7 @@ class Operation:
         reply: type of the 200 answer; None when it is no JSON of ours.
         streams: the answer may also be text/event-stream of this type.
         error: type of every error.
+        form: type of the multipart form, if it takes one.
         is_open: needs no key.
         may_lack_body: the body may be left out.
     """
@@ -33,6 +34,7 @@ class Operation:
     reply: type[msgspec.Struct] | None = None
     streams: type[msgspec.Struct] | types.UnionType | None = None
     error: type[msgspec.Struct] = ErrorReply
+    form: type[msgspec.Struct] | None = None
     is_open: bool = False
     may_lack_body: bool = False
 
@@ -41,7 +43,13 @@ def describe(operations: Sequence[Operation], *, version: str) -> dict[str, Any]
     """The OpenAPI 3.1 document of `operations`."""
     kinds: dict[type[msgspec.Struct] | types.UnionType, None] = {}
     for operation in operations:
-        for kind in (operation.body, operation.reply, operation.streams, operation.error):
+        for kind in (
+            operation.body,
+            operation.reply,
+            operation.streams,
+            operation.error,
+            operation.form,
+        ):
             if kind is not None:
                 kinds[kind] = None
     schemas, components = msgspec.json.schema_components(
@@ -100,5 +108,10 @@ def _describe_one(
         described["requestBody"] = {
             "required": not operation.may_lack_body,
             "content": {"application/json": {"schema": refs[operation.body]}},
+        }
+    if operation.form is not None:
+        described["requestBody"] = {
+            "required": True,
+            "content": {"multipart/form-data": {"schema": refs[operation.form]}},
         }
     return described

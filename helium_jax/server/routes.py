@@ -8,9 +8,12 @@ from aiohttp import web
 from msgspec import Struct
 
 from helium_jax.server import (
+    batches,
     cache,
     cache_map,
+    docs,
     embeddings,
+    files,
     health,
     messages,
     models,
@@ -23,6 +26,14 @@ from helium_jax.server import (
 )
 from helium_jax.server.bodies import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 from helium_jax.server.embeddings import EmbeddingsBody, EmbeddingsReply
+from helium_jax.server.file_bodies import (
+    BatchBody,
+    BatchList,
+    BatchReply,
+    FileForm,
+    FileList,
+    FileReply,
+)
 from helium_jax.server.messages_bodies import CountTokensBody, MessagesBody
 from helium_jax.server.messages_replies import (
     MessagesError,
@@ -177,6 +188,38 @@ ROUTES = (
         body=EmbeddingsBody,
         reply=EmbeddingsReply,
     ),
+    Route(
+        operation=Operation(
+            method="post",
+            path="/v1/files",
+            summary="Upload the lines of a batch",
+            form=FileForm,
+            reply=FileReply,
+        ),
+        handler=files.post_file,
+    ),
+    _get("/v1/files", "Files", files.get_files, reply=FileList),
+    _get("/v1/files/{file_id}", "One file", files.get_file, reply=FileReply),
+    _get("/v1/files/{file_id}/content", "The bytes of a file", files.get_content),
+    _delete("/v1/files/{file_id}", "Delete a file", files.delete_file),
+    _post(
+        "/v1/batches",
+        "Answer a file of requests",
+        batches.post_batch,
+        body=BatchBody,
+        reply=BatchReply,
+    ),
+    _get("/v1/batches", "Batches", batches.get_batches, reply=BatchList),
+    _get("/v1/batches/{batch_id}", "One batch", batches.get_batch, reply=BatchReply),
+    Route(
+        operation=Operation(
+            method="post",
+            path="/v1/batches/{batch_id}/cancel",
+            summary="Cancel a batch",
+            reply=BatchReply,
+        ),
+        handler=batches.post_cancel,
+    ),
     _get("/v1/models", "Models that are served", models.get_models, reply=ModelList),
     _get("/v1/models/{model:.+}", "One model", models.get_model, reply=ModelCard),
     _post(
@@ -278,4 +321,5 @@ ROUTES = (
     _get("/metrics", "Prometheus metrics", health.get_metrics),
     _get("/version", "Version of helium-jax", get_version, is_open=True),
     _get("/openapi.json", "This description", get_openapi),
+    _get("/docs", "This description as a page", docs.get_docs, is_open=True),
 )

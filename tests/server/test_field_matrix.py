@@ -99,6 +99,11 @@ GOOD = {
         "messages": [{"role": "user", "content": "Hi"}],
     },
     "/v1/embeddings": {"model": "fake", "input": "Hi"},
+    "/v1/batches": {
+        "input_file_id": "file-0",
+        "endpoint": "/v1/completions",
+        "completion_window": "24h",
+    },
     "/tokenize": {"prompt": "Hi"},
     "/detokenize": {"tokens": [72]},
     "/v1/plans": {"plan": PLAN},
@@ -108,7 +113,11 @@ GOOD = {
     "/v1/cache/warm": {"text": "Hi"},
     "/v1/cache/reset": {},
 }
-STATUSES = {"/v1/runs": (200, 202), "/v1/runs/{run_id}/cancel": (409,)}  # when all is well
+STATUSES = {  # when all is well
+    "/v1/runs": (200, 202),
+    "/v1/runs/{run_id}/cancel": (409,),
+    "/v1/batches": (404,),
+}
 VOLATILE = (
     "id",
     "created",

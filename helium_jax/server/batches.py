@@ -1,0 +1,116 @@
+"""/v1/batches: files of requests, answered behind all others."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import msgspec
+from aiohttp import web
+from msgspec import UNSET
+
+from helium_jax.errors import RequestError
+from helium_jax.server.admission import working
+from helium_jax.server.answering import Job, complete
+from helium_jax.server.batch_service import BATCHES, PreparedLine
+from helium_jax.server.embeddings import make_embeddings
+from helium_jax.server.file_bodies import BatchBody, BatchLine, BatchList
+from helium_jax.server.formats import Format
+from helium_jax.server.openai import prepare_chat, prepare_completions
+from helium_jax.server.paging import page_of
+from helium_jax.server.plans import json_response
+from helium_jax.server.receive import finish_reading, parse_body, receive_object
+from helium_jax.server.state import CONFIG, REQUEST_ID, TENANT
+
+T = TypeVar("T")
+
+# Added to each line's priority: whoever waits for an answer goes first.
+BEHIND_OTHERS = 1_000_000
+
+
+async def post_batch(request: web.Request) -> web.Response:
+    """Starts a batch."""
+    with working(request):
+        raw = await receive_object(request)
+        body, found = parse_body(BatchBody, raw)
+        if body is not None and len(msgspec.json.encode(body.metadata)) > 16 * 1024:
+            found.add("metadata", "has more than 16 KiB")
+        warnings = finish_reading(found, strict=request.app[CONFIG].strict)
+        assert body is not None, "a body that cannot be read has problems"
+        reply = request.app[BATCHES].create(request[TENANT], body)
+        return json_response(msgspec.structs.replace(reply, warnings=warnings or UNSET))
+
+
+async def get_batches(request: web.Request) -> web.Response:
+    """A key's batches, the latest first."""
+    batches = request.app[BATCHES].of_key(request[TENANT])
+    page, has_more = page_of(request, batches, default_limit=20)
+    return json_response(
+        BatchList(
+            data=page,
+            has_more=has_more,
+            first_id=page[0].id if page else None,
+            last_id=page[-1].id if page else None,
+        )
+    )
+
+
+async def get_batch(request: web.Request) -> web.Response:
+    """One batch."""
+    batch_id = request.match_info["batch_id"]
+    return json_response(request.app[BATCHES].get(request[TENANT], batch_id))
+
+
+async def post_cancel(request: web.Request) -> web.Response:
+    """Ends a batch."""
+    batch_id = request.match_info["batch_id"]
+    return json_response(request.app[BATCHES].cancel(request[TENANT], batch_id))
+
+
+@dataclass(frozen=True, slots=True)
+class _LineAsking:
+    """A line as who asks; see `state.Asking`."""
+
+    app: web.Application
+    tenant: str
+    request_id: str
+
+    def __getitem__(self, key: web.RequestKey[T], /) -> T:
+        values: dict[Any, Any] = {TENANT: self.tenant, REQUEST_ID: self.request_id}
+        return values[key]
+
+
+async def prepare_line(
+    app: web.Application, tenant: str, endpoint: str, line: BatchLine, request_id: str
+) -> PreparedLine:
+    """Checks the body of a line as its endpoint does.
+
+    Raises:
+        HeliumError: as the endpoint.
+    """
+    asking = _LineAsking(app, tenant, request_id)
+    if line.body.get("stream"):
+        raise RequestError("a line of a batch cannot be streamed", param="stream")
+    if endpoint == "/v1/embeddings":
+        return PreparedLine(
+            line=line,
+            request_id=request_id,
+            order=(),
+            run=lambda: make_embeddings(asking, line.body),
+        )
+    prepare: Callable[..., Any] = (
+        prepare_chat if endpoint == "/v1/chat/completions" else prepare_completions
+    )
+    job: Job
+    form: Format
+    job, form = await prepare(asking, line.body, asyncio.get_running_loop().time())
+    behind = tuple(
+        replace(one, priority=one.priority + BEHIND_OTHERS, prefer_cached=True)
+        for one in job.requests
+    )
+
+    def run() -> Any:
+        started = asyncio.get_running_loop().time()
+        return complete(asking, replace(job, requests=behind, started=started), form)
+
+    return PreparedLine(line=line, request_id=request_id, order=behind[0].token_ids, run=run)

@@ -1,0 +1,32 @@
+"""GET /docs: one self-contained page over /openapi.json."""
+
+import re
+
+from helium_jax.server.routes import ROUTES
+
+
+async def test_the_page_is_there_without_a_key_and_loads_nothing_from_elsewhere(serve):
+    async with serve(api_keys=("k",)) as served:
+        page = await served.get("/docs")
+        assert page.status == 200
+        assert page.headers["Content-Type"].startswith("text/html")
+        text = page.body.decode()
+        assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+        assert re.findall(r"https?://", text) == []
+        assert re.findall(r'(?:src|href)="([^"]*)"', text) == ["/openapi.json"]
+        assert re.findall(r"fetch\(\"([^\"]*)\"", text) == ["/openapi.json"]
+        assert "innerHTML" not in text
+        assert (await served.get("/openapi.json")).status == 401
+
+
+async def test_the_description_has_every_route_and_form(serve):
+    async with serve() as served:
+        described = (await served.get("/openapi.json")).json()
+        paths = {(path, method) for path, ways in described["paths"].items() for method in ways}
+        assert paths == {
+            (route.operation.path.replace(":.+}", "}"), route.operation.method) for route in ROUTES
+        }
+        upload = described["paths"]["/v1/files"]["post"]["requestBody"]["content"]
+        assert list(upload) == ["multipart/form-data"]
+        errors = described["paths"]["/v1/messages"]["post"]["responses"]["default"]["content"]
+        assert errors["application/json"]["schema"]["$ref"].endswith("/MessagesError")
