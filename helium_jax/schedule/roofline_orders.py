@@ -324,13 +324,14 @@ class _Worker:
 
     def _compute(self, tokens: float) -> None:
         """Some tokens of the prompts; the step that computes a prompt's end gives its first one."""
-        self._pairs *= max(1.0 - tokens / self._left, 0.0)
-        self._left -= tokens
+        before, self._left = self._left, max(self._left - tokens, 0.0)
+        self._pairs *= self._left / before
         tokens += _TINY
         while self._prefills:
             left, call = self._prefills[0]
             if left > tokens:
                 self._prefills[0] = left - tokens, call
+                self._left = max(self._left, left - tokens)  # whatever rounding made of it
                 return
             tokens -= left
             self._prefills.popleft()
