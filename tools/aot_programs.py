@@ -92,6 +92,7 @@ KERNELS = {
 STEPS = {
     "step-tiny-decode": ("tiny", 8, 8, 256),
     "step-tiny-chunk": ("tiny", 64, 8, 256),
+    "step-tiny-int8": ("tiny", 64, 8, 256),
     "step-8b-decode": ("qwen3-8b", 128, 128, 8192),
     "step-8b-chunk": ("qwen3-8b", 2048, 256, 8192),
 }
@@ -129,8 +130,9 @@ def make_programs() -> dict[str, Callable[[Chip], Compilable]]:
         config = dataclasses.replace(
             config, num_layers=num_layers, windows=config.windows[:num_layers]
         )
+        kv_dtype = "int8" if name.endswith("int8") else config.dtype
         programs[f"step/{name.removeprefix('step-')}"] = partial(
-            _step, config, num_tokens, num_seqs, max_model_len
+            _step, config, kv_dtype, num_tokens, num_seqs, max_model_len
         )
     return programs
 
@@ -234,7 +236,12 @@ def _page_write(shape: KernelShape, chip: Chip) -> Compilable:
 
 
 def _step(
-    config: ModelConfig, num_tokens: int, num_seqs: int, max_model_len: int, chip: Chip
+    config: ModelConfig,
+    kv_dtype: str,
+    num_tokens: int,
+    num_seqs: int,
+    max_model_len: int,
+    chip: Chip,
 ) -> Compilable:
     """A whole step of the engine, as its runner compiles it."""
     shape = KernelShape(
@@ -242,7 +249,7 @@ def _step(
         num_kv_heads=config.num_kv_heads,
         head_size=config.head_size,
         dtype=config.dtype,
-        kv_dtype=config.dtype,
+        kv_dtype=kv_dtype,
     )
     target = _target(chip, shape)
     pages = _pages(chip, shape, config.num_layers, POOL_TOKENS // shape.page_size)

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # One command for a machine with a GPU, within 10 minutes and without a network: parity of every
 # kernel and of a generation with the CPU, then the benchmarks, as a table and JSON lines in
-# bench/results. PYTHON names an interpreter with jax[cuda13] 0.11 or later, flax, scipy and
-# jaxtyping. `--tiny` runs the same in small on any machine; other arguments go to bench_gpu.py.
+# bench/results. PYTHON names an interpreter with jax[cuda13] 0.11.2 or later, flax, scipy
+# and jaxtyping. `--tiny` runs the same in small on any machine; other arguments go to bench_gpu.py.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
