@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import threading
 import uuid
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -276,8 +277,10 @@ class LM:
         try:
             self._lm = self._wait(self._opened.__aenter__())
         except BaseException:
-            self._stop_events()
+            _stop_events(self._events, self._thread)
             raise
+        # Also when nobody closes it: once it is not referred to, or when the interpreter ends.
+        self._end = weakref.finalize(self, _end, self._opened, self._events, self._thread)
 
     def __enter__(self) -> Self:
         return self
@@ -358,12 +361,7 @@ class LM:
 
     def close(self) -> None:
         """Ends the engine and its threads; calling it again does nothing."""
-        if self._events.is_closed():
-            return
-        try:
-            self._wait(self._opened.__aexit__(None, None, None))
-        finally:
-            self._stop_events()
+        self._end()
 
     def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
         if self._events.is_closed():
@@ -388,13 +386,35 @@ class LM:
         finally:
             self._wait(generator.aclose())
 
-    def _stop_events(self) -> None:
-        # Files are read and written in threads of the loop's own pool, which outlives it otherwise.
-        ending = self._events.shutdown_default_executor()
-        asyncio.run_coroutine_threadsafe(ending, self._events).result()
-        self._events.call_soon_threadsafe(self._events.stop)
-        self._thread.join()
-        self._events.close()
+
+def _end(
+    opened: contextlib.AbstractAsyncContextManager[AsyncLM],
+    events: asyncio.AbstractEventLoop,
+    thread: threading.Thread,
+) -> None:
+    """Closes what an LM has opened, and the loop and the thread that it had for it."""
+    if threading.current_thread() is thread:  # the collector's choice; here nothing may wait
+        threading.Thread(target=_end, args=(opened, events, thread), daemon=True).start()
+        return
+    try:
+        asyncio.run_coroutine_threadsafe(_leave(opened), events).result()
+    finally:
+        _stop_events(events, thread)
+
+
+async def _leave(opened: contextlib.AbstractAsyncContextManager[AsyncLM]) -> None:
+    await opened.__aexit__(None, None, None)
+
+
+def _stop_events(events: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+    # Files are read and written in threads of the loop's own pool, which outlives it otherwise.
+    # When the interpreter ends, the pools have ended before, and no thread can be begun.
+    with contextlib.suppress(RuntimeError):
+        ending = events.shutdown_default_executor()
+        asyncio.run_coroutine_threadsafe(ending, events).result()
+    events.call_soon_threadsafe(events.stop)
+    thread.join()
+    events.close()
 
 
 def load(

@@ -114,7 +114,12 @@ async def open_session(
         )
     finally:
         if cache is not None:
-            await asyncio.to_thread(cache.close)
+            try:
+                closing = asyncio.get_running_loop().run_in_executor(None, cache.close)
+            except RuntimeError:  # the interpreter ends, and its pools of threads have
+                cache.close()
+            else:
+                await closing
 
 
 @contextlib.asynccontextmanager

@@ -79,7 +79,9 @@ class AsyncEngine:
 
     async def close(self) -> None:
         """Ends the thread and frees device memory; who still waits gets a CapacityError."""
-        await asyncio.to_thread(self._service.stop)
+        # Without a thread of a pool: when the interpreter ends there are none any more.
+        await asyncio.wrap_future(self._service.begin_stop())
+        self._service.stop()  # waits for the thread's last instructions only
 
     async def __aenter__(self) -> "AsyncEngine":
         await self.start()

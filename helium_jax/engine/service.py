@@ -53,6 +53,8 @@ class Service:
         self._inbox: queue.SimpleQueue[Callable[[Loop], None]] = queue.SimpleQueue()
         self._started: Future[None] = Future()
         self._stop = threading.Event()
+        self._ended: Future[None] = Future()
+        self._ended.set_running_or_notify_cancel()
         # Guards `_closed`: a command is either run by the thread or refused, never lost between.
         self._gate = threading.Lock()
         self._closed: HeliumError | None = None
@@ -120,11 +122,18 @@ class Service:
 
     def stop(self) -> None:
         """Ends the thread after the step in flight; unfinished requests get a CapacityError."""
+        self.begin_stop().result()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def begin_stop(self) -> Future[None]:
+        """Begins to `stop`; the future is done when the thread has nothing left to do."""
         self._stop.set()
         self._give_up()
         self._put(lambda loop: None)  # wakes an idle thread
-        if self._thread.is_alive():
-            self._thread.join()
+        if self._thread.ident is None and not self._ended.done():  # never started
+            self._ended.set_result(None)
+        return self._ended
 
     def _put(self, command: Callable[[Loop], None]) -> HeliumError | None:
         """Queues a command, or says why nobody will run it."""
@@ -152,6 +161,8 @@ class Service:
             self._end(loop, InternalError(f"the engine failed: {error}", code="engine_dead"))
             if not self._started.done():
                 self._started.set_exception(error)
+        finally:
+            self._ended.set_result(None)
 
     def _take_commands(self, loop: Loop) -> None:
         """Runs what is in the inbox; waits for something only when there is no work."""
