@@ -42,10 +42,10 @@ async def test_every_key_works_in_both_headers(serve, key):
             assert (await served.get("/v1/models", headers=headers)).status == 200
 
 
-async def test_two_paths_are_open(serve):
+async def test_three_paths_are_open(serve):
     async with serve(api_keys=KEYS) as served:
         open_paths = [route.operation.path for route in ROUTES if route.operation.is_open]
-        assert sorted(open_paths) == ["/health/live", "/version"]
+        assert sorted(open_paths) == ["/docs", "/health/live", "/version"]
         for path in open_paths:
             assert (await served.get(path)).status == 200
 
