@@ -33,6 +33,7 @@ async def connect(serve):
         await client.close()
 
 
+@pytest.mark.shows(client="openai", endpoint="POST /v1/chat/completions", what="whole and stream")
 async def test_chat_and_stream_agree(serve, connect):
     async with serve() as served:
         client = connect(served)
@@ -49,6 +50,7 @@ async def test_chat_and_stream_agree(serve, connect):
         assert chunks[-1].usage.total_tokens == whole.usage.total_tokens
 
 
+@pytest.mark.shows(client="openai", endpoint="POST /v1/chat/completions", what="stream helper")
 async def test_the_streaming_helper_assembles_the_answer(serve, connect):
     async with serve() as served:
         client = connect(served)
@@ -59,6 +61,7 @@ async def test_the_streaming_helper_assembles_the_answer(serve, connect):
         assert final.choices[0].finish_reason == whole.choices[0].finish_reason
 
 
+@pytest.mark.shows(client="openai", endpoint="POST /v1/chat/completions", what="extra_body")
 async def test_parameters_of_other_engines_pass_through_extra_body(serve, connect):
     async with serve() as served:
         await connect(served).chat.completions.create(
@@ -68,6 +71,7 @@ async def test_parameters_of_other_engines_pass_through_extra_body(serve, connec
         assert (request.sampling.top_k, request.sampling.min_p, request.priority) == (5, 0.1, 2)
 
 
+@pytest.mark.shows(client="openai", endpoint="POST /v1/chat/completions", what="logprobs")
 async def test_logprobs(serve, connect):
     async with serve() as served:
         answer = await connect(served).chat.completions.create(**ASK, logprobs=True, top_logprobs=2)
@@ -76,6 +80,7 @@ async def test_logprobs(serve, connect):
         assert all(len(entry.top_logprobs) == 2 for entry in content)
 
 
+@pytest.mark.shows(client="openai", endpoint="POST /v1/completions", what="whole and stream")
 async def test_completions(serve, connect):
     async with serve() as served:
         client = connect(served)
@@ -89,6 +94,7 @@ async def test_completions(serve, connect):
         assert texts == [choice.text for choice in whole.choices]
 
 
+@pytest.mark.shows(client="openai", endpoint="POST /v1/chat/completions", what="errors")
 async def test_errors_are_the_clients_own_classes(serve, connect):
     full = FakeGenerator(fail=lambda request, sent: CapacityError("full"))
     async with serve(full, api_keys=("right",)) as served:
@@ -111,6 +117,7 @@ async def test_errors_are_the_clients_own_classes(serve, connect):
         assert (tools.value.code, tools.value.param) == ("unsupported_parameter", "tools[0].type")
 
 
+@pytest.mark.shows(client="openai", endpoint="POST /v1/chat/completions", what="stream error")
 async def test_an_error_in_mid_stream_raises(serve, connect):
     def fail(request, sent):
         return CapacityError("gone") if sent == 1 else None
@@ -132,6 +139,7 @@ async def test_models(serve, connect):
         assert (await client.models.retrieve("fake")).id == "fake"
 
 
+@pytest.mark.shows(client="openai", endpoint="POST /v1/chat/completions", what="cancel")
 async def test_closing_a_stream_cancels_the_request(serve, connect):
     async def slowly(request, num_sent):
         await asyncio.sleep(0.02)
@@ -149,6 +157,7 @@ async def test_closing_a_stream_cancels_the_request(serve, connect):
                 await asyncio.sleep(0.01)
 
 
+@pytest.mark.shows(client="openai", endpoint="POST /v1/chat/completions", what="sync")
 async def test_the_sync_client(serve):
     def talk(url):
         with openai.OpenAI(base_url=url + "/v1", api_key="none", max_retries=0) as client:

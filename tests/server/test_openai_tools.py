@@ -48,6 +48,7 @@ def connect(served):
     return openai.AsyncOpenAI(base_url=served.url + "/v1", api_key="none", max_retries=0)
 
 
+@pytest.mark.shows(client="openai", endpoint="POST /v1/chat/completions", what="parsed output")
 async def test_an_answer_is_parsed_into_a_model(serve, text):
     async with serve(say(text, REPORT)) as served, connect(served) as client:
         answer = await client.chat.completions.parse(**ASK, response_format=Report)
@@ -62,6 +63,7 @@ async def test_a_model_that_will_not_say_json_is_made_to(serve, text):
         assert isinstance(answer.choices[0].message.parsed, Report)
 
 
+@pytest.mark.shows(client="openai", endpoint="POST /v1/chat/completions", what="tools")
 async def test_calls_are_parsed_into_models_and_their_results_go_back(serve, text):
     async with serve(say(text, CALL, "It is mild.")) as served, connect(served) as client:
         answer = await client.chat.completions.parse(**ASK, tools=[TOOL])
@@ -81,6 +83,7 @@ async def test_calls_are_parsed_into_models_and_their_results_go_back(serve, tex
         assert "21 degrees" in prompt
 
 
+@pytest.mark.shows(client="openai", endpoint="POST /v1/chat/completions", what="tools, streamed")
 async def test_the_streaming_helper_puts_calls_together(serve, text):
     async with (
         serve(say(text, "Let me see. " + CALL)) as served,
@@ -100,6 +103,7 @@ async def test_the_streaming_helper_puts_calls_together(serve, text):
     ]
 
 
+@pytest.mark.shows(client="openai", endpoint="POST /v1/chat/completions", what="parsed, streamed")
 async def test_the_streaming_helper_parses_outputs(serve, text):
     async with (
         serve(say(text, REPORT)) as served,
@@ -110,6 +114,7 @@ async def test_the_streaming_helper_parses_outputs(serve, text):
     assert final.choices[0].message.parsed == Report(city="Rome", degrees=21, words=["mild"])
 
 
+@pytest.mark.shows(client="openai", endpoint="POST /v1/chat/completions", what="tools and parsed")
 async def test_outputs_and_tools_may_be_wanted_together(serve, text):
     fields = {"response_format": Report, "tools": [TOOL]}
     async with serve(say(text, REPORT, CALL)) as served, connect(served) as client:
@@ -125,6 +130,7 @@ async def test_an_answer_that_was_cut_off_is_the_clients_own_error(serve, text):
             await client.chat.completions.parse(**{**ASK, "max_tokens": 9}, response_format=Report)
 
 
+@pytest.mark.shows(client="openai", endpoint="POST /v1/chat/completions", what="tools, sync")
 async def test_the_sync_client(serve, text):
     def talk(url):
         with openai.OpenAI(base_url=url + "/v1", api_key="none", max_retries=0) as client:
@@ -158,6 +164,7 @@ async def test_the_sync_client(serve, text):
         ({"extra_body": {"guided_regex": "("}}, "guided_regex"),
     ],
 )
+@pytest.mark.shows(client="openai", endpoint="POST /v1/chat/completions", what="errors of tools")
 async def test_faults_of_tools_and_formats_are_bad_requests(serve, fields, param):
     async with serve() as served, connect(served) as client:
         with pytest.raises(openai.BadRequestError) as wrong:
