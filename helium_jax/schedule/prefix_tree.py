@@ -195,7 +195,7 @@ def _label(node: PrefixNode, decode: Decode | None) -> str:
     assert segment is not None
     if not segment.is_static:
         group = f", equal where {segment.group} is" if segment.group else ""
-        return f"{{{{{segment.key}}}}} ~{segment.num_tokens:g} tokens{group}"
+        return f"{{{{{segment.key}}}}} ~{segment.num_tokens:.0f} tokens{group}"
     shown = segment.key or "unknown text"
     if node.ids and decode is not None:
         shown = repr(_shorten(decode(node.ids)))

@@ -42,7 +42,7 @@ class PlanningEffort:
 
     sampled_rows: int = 4
     evaluated_calls: int = 20_000
-    evaluated_per_call: int = 32
+    evaluated_per_call: int = 96
     predicted_calls: int = 5_000
     refined_calls: int = 32
     refined_prefixes: int = 1_000
