@@ -18,6 +18,7 @@ from helium_jax.executor import RunEvent, RunOptions, RunResult, Session
 from helium_jax.executor.policy import dispatch_setting
 from helium_jax.explain import Report, analyze_plan, explain_plan
 from helium_jax.plan import Plan, PlanBuilder, Value, load_plan
+from helium_jax.plan.response_format import response_format_of
 from helium_jax.runtime import Runtime, open_runtime, open_session
 from helium_jax.text.answer import stream_answer
 from helium_jax.types import (
@@ -75,33 +76,63 @@ class AsyncLM:
         return self._runtime.generator.statistics()
 
     async def generate(
-        self, prompt: Prompt, *, stop: Sequence[str] = (), **sampling: Any
+        self,
+        prompt: Prompt,
+        *,
+        stop: Sequence[str] = (),
+        response_format: Mapping[str, Any] | None = None,
+        **sampling: Any,
     ) -> Answer:
         """Continues a text or token ids.
+
+        Args:
+            prompt: the text or its ids.
+            stop: texts that end the answer and are no part of it.
+            response_format: what the answer must look like, as in plan files, such as
+                `{"type": "json_schema", "schema": {...}}`; see `plan.response_format`.
 
         Raises:
             RequestError: the prompt or a parameter is wrong, or the prompt is too long.
         """
-        return await self._answer(self._encode(prompt), stop, sampling)
+        request = await self._request(self._encode(prompt), response_format, sampling)
+        return await self._answer(request, stop)
 
     async def chat(
-        self, messages: Messages, *, stop: Sequence[str] = (), **sampling: Any
+        self,
+        messages: Messages,
+        *,
+        stop: Sequence[str] = (),
+        response_format: Mapping[str, Any] | None = None,
+        **sampling: Any,
     ) -> Answer:
         """Answers a conversation: mappings with a role and a content."""
-        return await self._answer(self._encode_chat(messages), stop, sampling)
+        request = await self._request(self._encode_chat(messages), response_format, sampling)
+        return await self._answer(request, stop)
 
     async def stream(
-        self, prompt: Prompt, *, stop: Sequence[str] = (), **sampling: Any
+        self,
+        prompt: Prompt,
+        *,
+        stop: Sequence[str] = (),
+        response_format: Mapping[str, Any] | None = None,
+        **sampling: Any,
     ) -> AsyncIterator[str]:
         """Like `generate`, giving the text as it comes; closing it early ends the generation."""
-        async for text in self._pieces(self._encode(prompt), stop, sampling):
+        request = await self._request(self._encode(prompt), response_format, sampling)
+        async for text in self._pieces(request, stop):
             yield text
 
     async def stream_chat(
-        self, messages: Messages, *, stop: Sequence[str] = (), **sampling: Any
+        self,
+        messages: Messages,
+        *,
+        stop: Sequence[str] = (),
+        response_format: Mapping[str, Any] | None = None,
+        **sampling: Any,
     ) -> AsyncIterator[str]:
         """Like `chat`, giving the text as it comes."""
-        async for text in self._pieces(self._encode_chat(messages), stop, sampling):
+        request = await self._request(self._encode_chat(messages), response_format, sampling)
+        async for text in self._pieces(request, stop):
             yield text
 
     async def run(
@@ -170,10 +201,7 @@ class AsyncLM:
             self._session, _plan_of(plan), rows, params=params or {}, options=options
         )
 
-    async def _answer(
-        self, token_ids: tuple[int, ...], stop: Sequence[str], sampling: Mapping[str, Any]
-    ) -> Answer:
-        request = self._request(token_ids, sampling)
+    async def _answer(self, request: GenerateRequest, stop: Sequence[str]) -> Answer:
         pieces = [
             piece
             async for piece in stream_answer(
@@ -190,12 +218,10 @@ class AsyncLM:
             usage=pieces[-1].usage,
         )
 
-    async def _pieces(
-        self, token_ids: tuple[int, ...], stop: Sequence[str], sampling: Mapping[str, Any]
-    ) -> AsyncIterator[str]:
+    async def _pieces(self, request: GenerateRequest, stop: Sequence[str]) -> AsyncIterator[str]:
         pieces = stream_answer(
             self._runtime.generator,
-            self._request(token_ids, sampling),
+            request,
             self._runtime.text.detokenizer(tuple(stop)),
         )
         async with contextlib.aclosing(pieces):
@@ -209,11 +235,21 @@ class AsyncLM:
     def _encode_chat(self, messages: Messages) -> tuple[int, ...]:
         return tuple(self._runtime.text.encode_chat(messages))
 
-    def _request(self, token_ids: tuple[int, ...], sampling: Mapping[str, Any]) -> GenerateRequest:
+    async def _request(
+        self,
+        token_ids: tuple[int, ...],
+        response_format: Mapping[str, Any] | None,
+        sampling: Mapping[str, Any],
+    ) -> GenerateRequest:
+        grammar = None
+        if response_format is not None:
+            spec = response_format_of(response_format)
+            grammar = await self._runtime.text.compile_grammar(spec)
         return GenerateRequest(
             request_id=f"lm-{uuid.uuid4().hex}",
             token_ids=token_ids,
             sampling=_sampling(sampling),
+            grammar=grammar,
         )
 
 

@@ -1,7 +1,10 @@
 """The Python face, with the built-in model."""
 
+import json
 import threading
+from pathlib import Path
 
+import jsonschema
 import pytest
 
 import helium_jax
@@ -93,3 +96,55 @@ def test_several_workers_give_the_same_answers(lm):
         together = pool.run(plan, ROWS)
         assert len(pool.statistics()) == 2
     assert [row.outputs for row in together.rows] == [row.outputs for row in alone.rows]
+
+
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 6}, "ok": {"type": "boolean"}},
+    "required": ["name", "ok"],
+    "additionalProperties": False,
+}
+
+
+def test_answers_look_as_they_must(lm):
+    wanted = {"type": "json_schema", "schema": PERSON}
+    prompts = ["Who?", "And you?"]
+    answers = lm.generate_batch(prompts, max_tokens=60, temperature=1.0, response_format=wanted)
+    for answer in answers:
+        assert answer.finish_reason == "stop"
+        jsonschema.validate(json.loads(answer.text), PERSON)
+    question = [{"role": "user", "content": "Yes or no?"}]
+    choice = {"type": "choice", "choices": ["yes", "no"]}
+    assert lm.chat(question, response_format=choice).text in ("yes", "no")
+    pieces = lm.stream_chat(question, response_format={"type": "regex", "pattern": "[0-9]{3}"})
+    assert "".join(pieces).isdecimal()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "param"),
+    [
+        ({"type": "regex", "pattern": "(a"}, "response_format"),
+        ({"type": "regex"}, "response_format.pattern"),
+        ({"type": "nothing"}, "response_format.type"),
+    ],
+)
+def test_a_wrong_response_format_is_a_request_error(lm, wanted, param):
+    with pytest.raises(RequestError) as caught:
+        lm.generate("x", response_format=wanted)
+    assert caught.value.param == param
+
+
+def test_a_plan_maps_over_a_list_that_the_model_had_to_make(lm):
+    example = Path(__file__).parent / "plan" / "examples" / "structured.yaml"
+    rows = [{"text": "Rivers are wet. Hills are high."}, {"text": "Two and two."}]
+    result = lm.run(example, rows)
+    assert result.errors == ()
+    for row in result.rows:
+        claims = json.loads(row.outputs["claims"])
+        assert 1 <= len(claims) <= 2
+        assert all(isinstance(claim, str) and len(claim) <= 8 for claim in claims)
+        assert row.outputs["verdict"] in ("true", "false")
+    # Answers that had to look like something are kept as such: the same plan asks for nothing.
+    again = lm.run(example, rows)
+    assert [row.outputs for row in again.rows] == [row.outputs for row in result.rows]
+    assert again.statistics.computed == 0
