@@ -149,6 +149,7 @@ async def open_runtime(
     """
     name = name or default_name(model)
     text = load_text_of(model)
+    await asyncio.to_thread(text.prepare_grammars)
     given_up = threading.Event()
 
     def report(count: int, total: int, program: str) -> None:

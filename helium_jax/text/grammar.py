@@ -204,6 +204,14 @@ class GrammarCache:
         self._one_at_a_time = threading.Lock()
         self._futures: OrderedDict[GrammarSpec, Future[CompiledGrammar]] = OrderedDict()
 
+    def prepare(self) -> None:
+        """Reads the vocabulary now rather than for the first grammar.
+
+        llguidance does not let other threads run meanwhile: a second for 150,000 tokens.
+        """
+        with self._one_at_a_time:
+            _ = self._vocabulary
+
     async def compile(
         self, spec: GrammarSpec, *, param: str = "response_format"
     ) -> CompiledGrammar:

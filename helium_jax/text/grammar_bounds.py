@@ -5,6 +5,7 @@ together, and long literals make each step slow.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ MAX_LITERAL_CHARS = 8 * 1024
 # Patterns and formats for one value; ten take 10 ms to combine, fourteen 300.
 MAX_TOGETHER = 8
 
+_INLINE_SCHEMA = re.compile(r"%json\s*")
 _DATA = ("const", "enum", "default", "examples")  # what they hold is no schema
 
 
@@ -45,6 +47,13 @@ def _check_lark(source: str) -> None:
         raise wrong_grammar(
             f"it has {count} signs '&'; at most {MAX_LARK_INTERSECTIONS} are possible"
         )
+
+    for place in _INLINE_SCHEMA.finditer(source):
+        try:
+            schema, _ = json.JSONDecoder(strict=False).raw_decode(source, place.end())
+        except (ValueError, RecursionError):
+            raise wrong_grammar("what follows '%json' is no JSON Schema") from None
+        _check_document(schema)
 
 
 def _check_document(document: Any) -> None:

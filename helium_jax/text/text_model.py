@@ -110,6 +110,10 @@ class TextModel:
             eos_token_ids=self.eos_token_ids,
         )
 
+    def prepare_grammars(self) -> None:
+        """Does at the start what would hold up everybody when the first grammar comes."""
+        self._grammars.prepare()
+
     async def compile_grammar(
         self, spec: GrammarSpec, *, param: str = "response_format"
     ) -> TokenGrammar:

@@ -301,6 +301,18 @@ class TestGrammarCache:
         assert len(made) == 1
         assert made[0] is not threading.main_thread()
 
+    async def test_what_is_prepared_is_not_made_for_the_first_grammar(self, vocabulary):
+        made = []
+
+        def make():
+            made.append(threading.current_thread())
+            return vocabulary
+
+        cache = GrammarCache(make)
+        cache.prepare()
+        await cache.compile(GrammarSpec.of_regex("a"))
+        assert made == [threading.current_thread()]
+
     async def test_the_event_loop_goes_on_meanwhile(self, vocabulary):
         def slow():
             time.sleep(0.2)
