@@ -471,7 +471,7 @@ async def test_a_row_whose_value_has_the_wrong_type_fails_alone(value, what):
     rows = [*rows_of(2), {"q": value}]
     result = await run(map_reduce(), rows, engine)
     assert [row.outputs["summary"] is None for row in result.rows] == [False, False, True]
-    message = f"row 3, operator q: column 'q' must be text, not {what}"
+    message = f"rows[2], operator q: column 'q' must be text, not {what}"
     assert [str(error) for error in result.errors] == [message]
     assert result.errors[0].code == "bad_value"
     assert len(engine.requests) == 8
@@ -482,7 +482,7 @@ async def test_a_row_with_a_lone_surrogate_fails_alone_and_is_never_encoded():
     result = await run(map_reduce(), [*rows_of(2), {"q": "a\ud800"}], engine)
     assert [row.outputs["summary"] is None for row in result.rows] == [False, False, True]
     what = "has the lone surrogate U+D800 at character 1; send Unicode"
-    assert [str(error) for error in result.errors] == [f"row 3, operator q: column 'q' {what}"]
+    assert [str(error) for error in result.errors] == [f"rows[2], operator q: column 'q' {what}"]
     assert result.errors[0].code == "bad_value"
     assert len(engine.requests) == 8
 
