@@ -19,9 +19,11 @@ from helium_jax.plan.rewriting import Rewriting
 from helium_jax.plan.signature import Signature, bound_signature, sign
 from helium_jax.plan.writing import VERSION, write_input, write_limits, write_op, write_param
 
+MAX_SHOWN = 6  # names of one kind
+
 
 # Without slots, so that what is derived from the fields can be computed once and kept.
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Plan:
     """What to compute; says nothing of how or in which order.
 
@@ -51,6 +53,19 @@ class Plan:
 
     def __hash__(self) -> int:
         return hash(self.plan_id)
+
+    def __repr__(self) -> str:
+        """One line, whatever the plan's size; `explain_text` shows all of it."""
+        facts = [f"{len(self.all_ops)} operator{'' if len(self.all_ops) == 1 else 's'}"]
+        for kind, nodes in (
+            ("inputs", self.inputs),
+            ("params", self.params),
+            ("outputs", self.outputs),
+        ):
+            names = [node.name for node in nodes]
+            if names:
+                facts.append(f"{kind}={names if len(names) <= MAX_SHOWN else len(names)}")
+        return f"<Plan {self.name!r}: {', '.join(facts)}>"
 
     @cached_property
     def all_ops(self) -> tuple[Op, ...]:

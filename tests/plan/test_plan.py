@@ -14,6 +14,7 @@ from helium_jax.plan import (
     Message,
     Output,
     Plan,
+    PlanBuilder,
     Slot,
     Template,
 )
@@ -50,6 +51,16 @@ def test_the_order_of_names_is_not_part_of_a_plan_s_identity(plan):
     assert other == plan
     assert other.plan_id == plan.plan_id
     assert hash(other) == hash(plan)
+
+
+def test_a_plan_shows_itself_in_one_line_whatever_its_size():
+    builder = PlanBuilder("many")
+    q = builder.input("q")
+    for number in range(99):
+        builder.output(f"o{number}", builder.completion(str(number) + q, name=f"c{number}"))
+    plan = builder.build()
+    shown = repr(plan)
+    assert shown.startswith("<Plan 'many': 99 operators, inputs=['q'], outputs=99>")
 
 
 def test_a_plan_id_does_not_change_between_versions_of_this_program():
