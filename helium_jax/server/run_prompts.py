@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 from aiohttp import web
 
-from helium_jax.errors import RequestError
 from helium_jax.executor.watch import KeptPrompt
 from helium_jax.server.errors import NotFoundError
 from helium_jax.server.plans import json_response
+from helium_jax.server.run_record import RunRecord
 from helium_jax.server.run_stream import find_run
-from helium_jax.server.run_views import spans_of
+from helium_jax.server.run_views import read_number, spans_of
 from helium_jax.server.state import RUNTIME
 from helium_jax.server.view_replies import PromptList, PromptPart, PromptPlace, PromptReply
 
@@ -22,8 +22,11 @@ Decode = Callable[[Sequence[int]], str]
 
 async def get_prompts(request: web.Request) -> web.Response:
     """The calls of a run whose prompts can be read."""
-    record = find_run(request)
     operator = request.query.get("operator")
+    return json_response(await asyncio.to_thread(_list_prompts, find_run(request), operator))
+
+
+def _list_prompts(record: RunRecord, operator: str | None) -> PromptList:
     prompts = () if record.watch is None else record.watch.prompts
     places = [
         PromptPlace(
@@ -37,16 +40,16 @@ async def get_prompts(request: web.Request) -> web.Response:
     ]
     is_whole = record.watch is not None and record.watch.is_whole
     places.sort(key=lambda place: (place.operator, place.row, place.index))
-    return json_response(PromptList(run_id=record.id, data=places, whole=is_whole))
+    return PromptList(run_id=record.id, data=places, whole=is_whole)
 
 
 async def get_prompt(request: web.Request) -> web.Response:
     """One call's prompt."""
     record, watch = find_run(request), find_run(request).watch
     operator = request.query.get("operator", "")
-    row = _number(request.query.get("row", ""), "row")
+    row = read_number(request.query.get("row", ""), "row")
     steps = [step for step in request.query.get("index", "").split(".") if step]
-    index = tuple(_number(step, "index") for step in steps[:MAX_INDEX])
+    index = tuple(read_number(step, "index") for step in steps[:MAX_INDEX])
     own_row = record.places.index(row) if row in record.places else -1
     prompt = None if watch is None else watch.prompt(operator, own_row, index)
     if watch is None or prompt is None:
@@ -115,9 +118,3 @@ def _count_common(one: "array[int]", other: "array[int]") -> int:
         else:
             high = middle
     return low
-
-
-def _number(value: str, param: str) -> int:
-    if not (value.isascii() and value.isdecimal() and len(value) <= 9):
-        raise RequestError(f"{param} must be a number from 0 on", param=param)
-    return int(value)

@@ -54,16 +54,21 @@ async def get_graph(request: web.Request) -> web.Response:
 
 
 async def get_calls(request: web.Request) -> web.Response:
-    """The calls of a run over time, also of one that goes on."""
+    """The calls of a run over time, also of one that goes on; the latest `limit`."""
     record = find_run(request)
-    spans = sorted(spans_of(record), key=lambda span: span.ready)
-    return json_response(
-        TimelineReply(
-            run_id=record.id,
-            spans=[_describe_span(record, span) for span in spans[-MAX_SPANS:]],
-            left_out=max(len(spans) - MAX_SPANS, 0),
-        )
-    )
+    limit = min(read_number(request.query.get("limit", str(MAX_SPANS)), "limit"), MAX_SPANS)
+    return json_response(await asyncio.to_thread(_describe_calls, record, limit))
+
+
+def read_number(value: str, param: str) -> int:
+    """The number of a query's parameter.
+
+    Raises:
+        RequestError: it is none.
+    """
+    if not (value.isascii() and value.isdecimal() and len(value) <= 9):
+        raise RequestError(f"{param} must be a number from 0 on", param=param)
+    return int(value)
 
 
 def spans_of(record: RunRecord) -> tuple[CallSpan, ...]:
@@ -72,6 +77,16 @@ def spans_of(record: RunRecord) -> tuple[CallSpan, ...]:
     if record.result is not None:
         return record.result.statistics.spans
     return () if record.watch is None else record.watch.spans()
+
+
+def _describe_calls(record: RunRecord, limit: int) -> TimelineReply:
+    spans = sorted(spans_of(record), key=lambda span: span.ready)
+    shown = spans[len(spans) - min(limit, len(spans)) :]
+    return TimelineReply(
+        run_id=record.id,
+        spans=[_describe_span(record, span) for span in shown],
+        left_out=len(spans) - len(shown),
+    )
 
 
 def _describe_span(record: RunRecord, span: CallSpan) -> SpanReply:

@@ -178,6 +178,19 @@ async def test_calls_are_told_while_they_go_on_and_afterwards(serve):
             assert times == sorted(times)
 
 
+async def test_the_latest_calls_can_be_asked_for_alone(serve):
+    async with serve() as served:
+        path = f"/v1/runs/{(await run(served))['id']}/timeline"
+        whole = (await served.get(path)).json()
+        assert whole["left_out"] == 0
+        latest = (await served.get(f"{path}?limit=2")).json()
+        assert latest["spans"] == whole["spans"][-2:]
+        assert latest["left_out"] == 10
+        assert (await served.get(f"{path}?limit=0")).json()["spans"] == []
+        answer = await served.get(f"{path}?limit=-1")
+        assert (answer.status, answer.error["param"]) == (400, "limit")
+
+
 async def test_a_prompt_tells_what_others_begin_with_too(serve):
     async with serve() as served:
         done = await run(served)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright, expect
 
 from tests.server.conftest import StubRuntime, load_test_text, serve_runtime
 
@@ -23,7 +23,7 @@ ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
-TIMEOUT_MS = 20_000
+TIMEOUT_MS = 30_000  # of a busy machine; nothing waits for it to pass
 PICTURES = Path("build/viewer")  # where the tests leave what they saw
 
 
@@ -37,6 +37,7 @@ async def browser(tmp_path_factory) -> AsyncIterator[Browser]:
     if CHROMIUM is None and not os.environ.get("CI"):
         pytest.skip("there is no chromium; tools/chromium.sh installs it")
     assert CHROMIUM is not None, "CI needs chromium; tools/chromium.sh installs it"
+    expect.set_options(timeout=TIMEOUT_MS)
     async with async_playwright() as playwright:
         started = await playwright.chromium.launch(
             executable_path=CHROMIUM, headless=True, args=[*ARGUMENTS]

@@ -38,7 +38,7 @@ export class PlanPane {
 
   #figures(node) {
     const live = this.watch.operators.get(node.name);
-    if (!live || this.watch.run.usage) return node;
+    if (!live || this.watch.cost) return node;
     return {
       ...node, done: live.done ?? 0, failed: live.failed ?? 0, calls: live.calls ?? 0,
       saved: live.saved_calls ?? 0, cached: live.cached_calls ?? 0,

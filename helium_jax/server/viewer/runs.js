@@ -80,7 +80,7 @@ export class RunHead {
     this.cancel.disabled = run.state === "cancelling";
     this.bar.max = Math.max(counts.total, 1);
     this.bar.value = counts.total ? counts.finished : 1;
-    const cost = run.usage;
+    const { cost } = watch;
     const facts = [
       ["Rows", `${count(counts.finished)} of ${count(counts.total)}`],
       ["Failed", count(counts.failed)],
@@ -136,11 +136,14 @@ export class RowsPane {
   update() {
     if (!this.watch) return;
     const rows = [...this.watch.rows.values()].sort((a, b) => a.row - b.row);
-    const key = `${this.watch.run.id} ${rows.length}`;
+    const key = `${this.watch.run.id} ${rows.length} ${this.watch.counts.finished > 0}`;
     if (key === this.shown) return;
     this.shown = key;
     if (!rows.length) {
-      this.pane.replaceChildren(h("p", { class: "quiet empty" }, "No row is finished yet."));
+      const words = this.watch.counts.finished
+        ? "The outputs of so many rows are not shown here; GET /v1/runs/{run_id}/outputs has them."
+        : "No row is finished yet.";
+      this.pane.replaceChildren(h("p", { class: "quiet empty" }, words));
       return;
     }
     const names = Object.keys(rows[0].outputs);

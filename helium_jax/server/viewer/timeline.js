@@ -51,7 +51,7 @@ export class TimelinePane {
 
   async load(watch) {
     this.watch = watch;
-    const reply = await ask(`/v1/runs/${watch.run.id}/timeline`);
+    const reply = await ask(`/v1/runs/${watch.run.id}/timeline?limit=${MAX_DRAWN}`);
     if (this.watch !== watch) return;
     this.leftOut = reply.left_out;
     this.spans = reply.spans;
@@ -64,7 +64,7 @@ export class TimelinePane {
       return;
     }
     const focused = this.pane.querySelector("svg g:focus")?.dataset.key;
-    const drawn = this.spans.slice(-MAX_DRAWN);
+    const drawn = this.spans;
     const rows = group(drawn);
     const width = Math.max(this.pane.clientWidth - 24, 640);
     const end = Math.max(...drawn.map((span) => span.finished), 1e-6);
@@ -107,7 +107,7 @@ export class TimelinePane {
     this.note = this.note ?? h("p", { class: "chosen-call", role: "status" });
     if (!this.note.textContent) this.note.textContent = "Choose a call to read its times: arrow keys walk, Enter chooses.";
     roving(marks.map(({ mark }) => mark), (i) => { this.note.textContent = describe(marks[i].span); });
-    const left = this.spans.length - drawn.length + this.leftOut;
+    const left = this.leftOut;
     this.pane.replaceChildren(
       this.#legend(),
       h("div", { class: "picture" }, picture),
