@@ -7,7 +7,7 @@ from helium_jax.telemetry.metrics import Metrics
 
 
 def count_result(metrics: Metrics, plan: Plan, result: RunResult) -> None:
-    """Counts rows, tokens and calls, and observes how long calls and the phases took."""
+    """Counts rows, tokens and calls, observes how long calls and phases took, and the estimates."""
     cost = result.statistics
     types = {op.name: type_word(op) for op in plan.all_ops}
     for span in cost.spans:
@@ -17,6 +17,10 @@ def count_result(metrics: Metrics, plan: Plan, result: RunResult) -> None:
     metrics.observe("plan_seconds", cost.planning_seconds, phase="planning")
     metrics.observe("plan_seconds", cost.precompute_seconds, phase="precompute")
     metrics.observe("plan_seconds", cost.seconds, phase="run")
+    if result.models is not None:
+        models = result.models
+        metrics.observe("estimate_error_ratio", models.roofline_error, model="roofline")
+        metrics.observe("estimate_error_ratio", models.token_step_error, model="token_step")
     num_failed = sum(bool(row.errors) for row in result.rows)
     metrics.count("run_rows_total", len(result.rows) - num_failed, outcome="whole")
     metrics.count("run_rows_total", num_failed, outcome="failed")

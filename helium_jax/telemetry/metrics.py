@@ -17,6 +17,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 Kind = Literal["counter", "gauge"]
 
 _LATENCY = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300)
+_SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _PER_TOKEN = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
 
@@ -58,6 +59,11 @@ HISTOGRAMS: Mapping[str, tuple[str, tuple[float, ...], tuple[str, ...]]] = {
     "e2e_request_latency_seconds": ("From the request's arrival to its last token", _LATENCY, ()),
     "request_decode_time_seconds": ("From the first to the last token", _LATENCY, ()),
     "op_seconds": ("Of a run's call, from its submission to its end", _LATENCY, ("op_type",)),
+    "estimate_error_ratio": (
+        "Of a run: how far its calls' ends were from a cost model's, over the run's length",
+        _SHARES,
+        ("model",),
+    ),
     "plan_seconds": ("Of a run: planning, precompute, and all of it", _LATENCY, ("phase",)),
 }
 # What means the same here and there. request_queue_time and request_prefill_time are absent:
