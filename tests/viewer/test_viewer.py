@@ -117,12 +117,10 @@ async def test_a_lost_connection_is_taken_up_where_it_broke(open_page):
         gate.open(9)
         # What operators did is told by events alone.
         await expect(page.locator("g.node", has_text="pro").first).to_contain_text("4 of 4 rows")
-        manager = served.server._runner.server
-        for connection in manager.connections:
-            transport = connection.transport
-            if transport is not None and connection._current_request is not None:
-                path = connection._current_request.path
-                if path.endswith("/events"):
+        async with page.expect_request(lambda request: request.url.endswith("/events")):
+            for connection in served.server._runner.server.connections:
+                request, transport = connection._current_request, connection.transport
+                if request is not None and transport and request.path.endswith("/events"):
                     transport.close()
         gate.open(3)
         await expect(page.locator("#head .state")).to_contain_text("completed")
