@@ -184,3 +184,22 @@ def test_equal_rates_give_equal_plans_and_effort_counts_more():
     one_plan = 6 * effort.sampled_rows * 4
     assert bounded.num_evaluated <= effort.evaluated_calls + one_plan
     assert roofline_cost(SETTING) is None
+
+
+def test_a_call_may_be_done_although_one_before_it_is_not():
+    """Its answer came from a cache; only what is left takes time."""
+    graph = CallGraph(
+        nodes=(
+            call("first", static("a", 32), output_tokens=8),
+            call("second", static("b", 32), slot("first", 8), needs=("first",), output_tokens=8),
+            call("third", static("c", 32), slot("second", 8), needs=("second",), output_tokens=8),
+        ),
+        num_rows=1,
+    )
+    served = frozenset({1})
+    model = RooflineOrders(graph=graph, setting=SETTING, roofline=TRUE, done=served)
+    line = model.evaluate([[0, 2]])
+    assert line.ends[1] == -1.0
+    assert min(line.ends[0], line.ends[2]) > 0.0
+    everything = RooflineOrders(graph=graph, setting=SETTING, roofline=TRUE).evaluate([[0, 1, 2]])
+    assert line.makespan < everything.makespan

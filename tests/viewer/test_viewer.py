@@ -278,7 +278,7 @@ async def test_every_pane_has_a_picture_and_its_text(open_page, theme):
         await page.click("#timeline-table summary")
         await expect(page.locator("#timeline-table tbody tr")).to_have_count(12)
         await page.locator(".gantt .call").first.click()
-        await expect(page.locator(".chosen-call")).to_contain_text("row 1")
+        await expect(page.locator(".chosen-call")).to_contain_text("row 0")
         await page.goto(f"/viewer/#{run_id}/pages")
         await page.click("#pages-table-0 summary")
         await expect(page.locator("#pages-table-0 tbody").first).to_contain_text("free")

@@ -22,7 +22,7 @@ export async function showPrompts(box, runId, operator) {
   const shown = h("div", { "aria-live": "polite" });
   const select = h("select", { id: "prompt-row" }, places.map((place, i) => {
     const inside = place.index.length ? `, inside ${place.index.join(".")}` : "";
-    return h("option", { value: i }, `Row ${place.row + 1}${inside}`);
+    return h("option", { value: i }, `Row ${place.row}${inside}`);
   }));
   const show = async () => {
     const place = places[Number(select.value)];

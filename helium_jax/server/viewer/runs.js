@@ -148,7 +148,7 @@ export class RowsPane {
     }
     const names = Object.keys(rows[0].outputs);
     const cells = rows.slice(0, MAX_ROWS).map((row) => [
-      String(row.row + 1),
+      String(row.row),
       ...names.map((name) => row.outputs[name] ?? h("span", { class: "quiet" }, "none")),
       row.errors.length ? h("span", { class: "problem" }, row.errors.map((error) => `${error.operator}: ${error.message}`).join("; ")) : "",
     ]);

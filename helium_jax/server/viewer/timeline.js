@@ -148,7 +148,7 @@ export class TimelinePane {
   #table() {
     const headings = ["Operator", "Row", "Worker", "Ready", "Encoded", "Let go", "At the engine", "First token", "End", "Source", "Prompt", "From KV", "Answer"];
     const rows = this.spans.map((span) => [
-      span.operator, [span.row + 1, ...span.index].join("."), span.worker === null ? "any" : String(span.worker),
+      span.operator, [span.row, ...span.index].join("."), span.worker === null ? "any" : String(span.worker),
       seconds(span.ready), seconds(span.encoded), seconds(span.submitted), seconds(span.admitted),
       seconds(span.first_token), seconds(span.finished), span.source, count(span.prompt_tokens),
       percent(span.kv_cached, span.prompt_tokens), count(span.completion_tokens),
@@ -158,7 +158,7 @@ export class TimelinePane {
 }
 
 function describe(span) {
-  const place = `${span.operator}, row ${[span.row + 1, ...span.index].join(".")}`;
+  const place = `${span.operator}, row ${[span.row, ...span.index].join(".")}`;
   if (span.source === "result") return `${place}: answered at ${seconds(span.finished)} without a call`;
   const times = phases(span).map(([name, start, end]) => `${MEANING.get(name).replace("waits: ", "")} ${seconds(end - start)}`);
   const end = { running: "goes on", failed: "failed" }[span.source] ?? `${plural(span.completion_tokens, "token")} answered`;
