@@ -129,7 +129,10 @@ def test_a_row_with_a_value_of_the_wrong_type_fails_alone(folder, generators, ca
         (["run", "plan.yaml", "--input", "none.jsonl"], "cannot read the rows 'none.jsonl'"),
         (["run", "plan.yaml", "--input", "bad.jsonl"], "bad.jsonl line 2 is not JSON"),
         (["run", "plan.yaml", "--input", "list.jsonl"], "list.jsonl line 1 must be an object"),
-        (["run", "plan.yaml", "--input", "extra.jsonl"], "rows[0] has the column 'z'; inputs are q"),
+        (
+            ["run", "plan.yaml", "--input", "extra.jsonl"],
+            "rows[0] has the column 'z'; inputs are q",
+        ),
         ([*RUN, "--output", "none/out.jsonl"], "its folder does not exist"),
         ([*RUN, "--output", "."], "it is a folder"),
         ([*RUN, "--timeline", "none/run.svg"], "its folder does not exist"),
