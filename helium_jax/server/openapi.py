@@ -75,6 +75,20 @@ def describe(operations: Sequence[Operation], *, version: str) -> dict[str, Any]
     }
 
 
+def _one_event(data: dict[str, Any]) -> dict[str, Any]:
+    """A server-sent event whose data is JSON, in the way of OpenAPI 3.2's items of streams."""
+    text = {"type": "string"}
+    return {
+        "type": "object",
+        "required": ["data"],
+        "properties": {
+            "data": {**text, "contentMediaType": "application/json", "contentSchema": data},
+            "event": text,
+            "id": text,
+        },
+    }
+
+
 def _describe_one(
     operation: Operation,
     path: str,
@@ -84,7 +98,7 @@ def _describe_one(
     if operation.reply is not None:
         content["application/json"] = {"schema": refs[operation.reply]}
     if operation.streams is not None:
-        content["text/event-stream"] = {"schema": refs[operation.streams]}
+        content["text/event-stream"] = {"schema": _one_event(refs[operation.streams])}
     answer: dict[str, Any] = {"description": "done"}
     if content:
         answer["content"] = content
