@@ -38,9 +38,8 @@ async def main(pane: str, out: Path) -> None:
                     executable_path=chromium, headless=True, args=[*ARGUMENTS]
                 )
                 page = await browser.new_page(viewport=SIZE, color_scheme="light")  # type: ignore[arg-type]
-                for name in sorted(WORKLOADS):
-                    run_id = await _submit(session, name)
-                await _take(page, f"{url}/viewer/#{run_id}/{pane}", out)
+                run_ids = [await _submit(session, name) for name in sorted(WORKLOADS)]
+                await _take(page, f"{url}/viewer/#{run_ids[-1]}/{pane}", out)
                 await browser.close()
         finally:
             await server.close()
@@ -66,7 +65,7 @@ async def _take(page: Page, address: str, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Takes a picture of the viewer")
     parser.add_argument("--pane", default="plan", choices=("rows", "plan", "timeline", "pages"))
     parser.add_argument("--out", default=Path("docs/viewer.png"), type=Path)
     arguments = parser.parse_args()

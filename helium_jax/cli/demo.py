@@ -26,6 +26,7 @@ from helium_jax.executor.events import OpProgress
 from helium_jax.plan import parse_plan
 from helium_jax.runtime import Runtime, open_runtime
 from helium_jax.server import ServerConfig, check_address, make_app, start_server
+from helium_jax.server.watchdog import watch_engine
 
 # Of all outputs of a workload. The model card says 99-100 % for each kind of call in them; a
 # workload has few dozen outputs, so chance needs some room.
@@ -123,7 +124,12 @@ async def _demo(
             soft_wrap=True,
         )
         console.print("the server stays up; Ctrl-C ends it")
-        left = await serve_until_signal(server, SHUTDOWN_TIMEOUT_S, console.print)
+        left = await serve_until_signal(
+            server,
+            SHUTDOWN_TIMEOUT_S,
+            console.print,
+            watch=watch_engine(runtime.generator, max_stall_s=config.max_stall_s),
+        )
         return max(code, left)
 
 
