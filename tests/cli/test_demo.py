@@ -120,7 +120,8 @@ def test_the_whole_demo_runs_behind_a_real_server(monkeypatch, capsys, knows, co
 def test_a_demo_that_stays_up_leaves_runs_for_the_viewer(monkeypatch, capsys):
     seen = {}
 
-    async def look(server, *args, **kwargs):
+    async def look(server, shutdown_timeout_s, say, *, watch):
+        watch.close()
         url = f"http://127.0.0.1:{server.port}"
         async with aiohttp.ClientSession(url) as session:
             async with session.get("/viewer/") as page:
