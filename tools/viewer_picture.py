@@ -1,6 +1,6 @@
-"""Makes docs/viewer.png: the viewer watching a run of helium-tiny, for the README.
+"""Makes helium_jax/server/viewer.png: the viewer watching a run of helium-tiny, for the README.
 
-    python -m tools.viewer_picture [--pane plan] [--out docs/viewer.png]
+    python -m tools.viewer_picture [--pane plan] [--out helium_jax/server/viewer.png]
 
 Needs Chromium, which tools/chromium.sh installs.
 """
@@ -67,6 +67,6 @@ async def _take(page: Page, address: str, out: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Takes a picture of the viewer")
     parser.add_argument("--pane", default="plan", choices=("rows", "plan", "timeline", "pages"))
-    parser.add_argument("--out", default=Path("docs/viewer.png"), type=Path)
+    parser.add_argument("--out", default=Path("helium_jax/server/viewer.png"), type=Path)
     arguments = parser.parse_args()
     asyncio.run(main(arguments.pane, arguments.out))
