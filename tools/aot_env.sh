@@ -18,7 +18,7 @@ python=""
 for candidate in "${PYTHON:-}" python3 python3.13 python3.12 \
   "$HOME"/.pyenv/versions/3.12*/bin/python3; do
   if [ -n "$candidate" ] && command -v "$candidate" >/dev/null 2>&1 &&
-    "$candidate" -c 'import sys; sys.exit(not (3, 12) <= sys.version_info[:2] <= (3, 13))'; then
+    "$candidate" -c 'import sys; sys.exit(not (3, 12) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
     python=$candidate
     break
   fi
