@@ -174,6 +174,21 @@ async def test_the_keyboard_alone_reaches_everything(open_page):
         assert await page.evaluate("document.documentElement.dataset.theme") == "dark"
 
 
+async def test_who_is_at_an_operator_stays_there_when_the_picture_is_drawn_anew(open_page):
+    gate = Gate()
+    async with open_page(gate.generator()) as (served, page):
+        run_id = await begin(served)
+        await page.goto(f"/viewer/#{run_id}/plan")
+        await page.locator("g.node", has_text="judge").focus()
+        before = await page.locator("svg.dag").element_handle()
+        gate.open(12)
+        await expect(page.locator("#head .state")).to_contain_text("completed")
+        await page.wait_for_function("picture => !picture.isConnected", arg=before)
+        assert "judge" in await focused(page)
+        await page.keyboard.press("Enter")
+        await expect(page.locator(".detail h3")).to_contain_text("judge")
+
+
 async def test_a_prompt_is_shaded_as_far_as_others_begin_so(open_page):
     async with open_page(FakeGenerator()) as (served, page):
         run_id = await begin(served)

@@ -45,10 +45,24 @@ export function asTable(id, make) {
   const box = h("details", { id, class: "as-table", open: before?.open });
   const body = h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Table" });
   const show = () => { if (box.open && !body.firstChild) body.append(make()); };
-  box.append(h("summary", {}, "Show as a table"), body);
+  box.append(h("summary", { "data-key": id }, "Show as a table"), body);
   box.addEventListener("toggle", show);
   show();
   return box;
+}
+
+/**
+ * Replaces what a pane shows without taking the keyboard's place away: the element with the same
+ * `data-key` has the focus afterwards, or the pane itself where that is gone.
+ */
+export function redraw(pane, ...children) {
+  const active = document.activeElement;
+  const wasInside = active !== pane && pane.contains(active);
+  pane.replaceChildren(...children);
+  if (!wasInside) return;
+  const { key } = active.dataset;
+  const again = key && pane.querySelector(`[data-key="${CSS.escape(key)}"]`);
+  (again || pane).focus();
 }
 
 /** A legend: pairs of a swatch (an SVG element drawn into 22 x 14) and its meaning. */

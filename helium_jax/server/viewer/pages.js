@@ -1,6 +1,6 @@
 // The KV map: every page of each worker, and the prefixes that its pages hold.
 
-import { asTable, byId, h, legend, roving, s, table } from "./dom.js";
+import { asTable, byId, h, legend, redraw, roving, s, table } from "./dom.js";
 import { ask } from "./server.js";
 import { count, percent, plural, short } from "./words.js";
 
@@ -21,10 +21,8 @@ export class PagesPane {
 
   async load() {
     const reply = await ask("/v1/cache/map");
-    const focused = this.pane.querySelector("svg g:focus")?.dataset.key;
-    this.pane.replaceChildren(this.#legend(), ...reply.workers.map((worker) => this.#worker(worker)));
+    redraw(this.pane, this.#legend(), ...reply.workers.map((worker) => this.#worker(worker)));
     for (const canvas of this.pane.querySelectorAll("canvas")) paint(canvas);
-    if (focused) this.pane.querySelector(`g[data-key="${CSS.escape(focused)}"]`)?.focus();
   }
 
   #legend() {
@@ -46,7 +44,7 @@ export class PagesPane {
       h("h3", {}, `Worker ${worker.worker} `,
         h("span", { class: "quiet" }, `${plural(worker.cells.length, unit)}, ${plural(worker.page_size, "token")} a page: ${words}`)),
       canvas,
-      h("h4", {}, "Prefixes ",        h("span", { class: "quiet" }, "width: pages of a prefix and of all that begin with it")),
+      h("h4", {}, "Prefixes ", h("span", { class: "quiet" }, "width: pages of a prefix and of all that begin with it")),
       legend("What the bars' colours mean", [
         [s("rect", { class: "bar-common", x: 0, y: 1, width: 22, height: 12, rx: 2 }), "several prompts begin so"],
         [s("rect", { class: "page-cached", x: 0, y: 1, width: 22, height: 12, rx: 2 }), "one prompt goes on so"],

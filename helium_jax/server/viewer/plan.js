@@ -1,6 +1,6 @@
 // The plan pane: the DAG of a run's plan, coloured by what its operators found in the KV store.
 
-import { asTable, byId, h, legend, roving, s, table } from "./dom.js";
+import { asTable, byId, h, legend, redraw, roving, s, table } from "./dom.js";
 import { curve, LEAF, layOut, SMALL } from "./layers.js";
 import { showPrompts } from "./prompt.js";
 import { ask } from "./server.js";
@@ -26,8 +26,10 @@ export class PlanPane {
     if (!isSame) this.chosen = null;
     const graph = await ask(`/v1/runs/${watch.run.id}/graph`);
     if (this.watch !== watch) return;
+    const isDrawn = isSame && JSON.stringify(graph) === JSON.stringify(this.graph);
     this.graph = graph;
-    this.#draw();
+    if (isDrawn) this.update();
+    else this.#draw();
   }
 
   /** Colours the picture by what is known now. */
@@ -71,7 +73,8 @@ export class PlanPane {
     const inOrder = [...boxes].sort((a, b) => isGone(a.node) - isGone(b.node) || a.x - b.x || a.y - b.y);
     roving(inOrder.map((box) => marks.get(box.node.name).group), (i) => this.#choose(inOrder[i].node));
     this.detail = h("section", { class: "detail", "aria-label": "Chosen operator" });
-    this.pane.replaceChildren(
+    redraw(
+      this.pane,
       this.#legend(),
       h("div", { class: "picture" }, picture),
       asTable("plan-table", () => this.#table()),
@@ -95,6 +98,7 @@ export class PlanPane {
       s("rect", { class: "ring", x: x - 3.5, y: y - 3.5, width: width + 7, height: height + 7, rx: radius + 3 }),
       s("rect", { class: "shape", x, y, width, height, rx: radius }),
       title, isSmall ? null : line, isSmall ? null : share);
+    group.dataset.key = node.name;
     marks.set(node.name, { group, line, share });
     return group;
   }

@@ -1,6 +1,6 @@
 // The list of runs, the head of the chosen one, and its rows.
 
-import { byId, h, table } from "./dom.js";
+import { byId, h, redraw, table } from "./dom.js";
 import { ask } from "./server.js";
 import { clock, count, FINAL, percent, plural, saved, seconds, stateWords } from "./words.js";
 
@@ -143,7 +143,7 @@ export class RowsPane {
       const words = this.watch.counts.finished
         ? "The outputs of so many rows are not shown here; GET /v1/runs/{run_id}/outputs has them."
         : "No row is finished yet.";
-      this.pane.replaceChildren(h("p", { class: "quiet empty" }, words));
+      redraw(this.pane, h("p", { class: "quiet empty" }, words));
       return;
     }
     const names = Object.keys(rows[0].outputs);
@@ -156,7 +156,7 @@ export class RowsPane {
     const hasErrors = rows.some((row) => row.errors.length);
     const headings = ["Row", ...names, ...(hasErrors ? ["Error"] : [])];
     const shown = hasErrors ? cells : cells.map((row) => row.slice(0, -1));
-    this.pane.replaceChildren(h("div", { class: "scroll rows" }, table(caption, headings, shown, { numeric: [0] })));
+    redraw(this.pane, h("div", { class: "scroll rows" }, table(caption, headings, shown, { numeric: [0] })));
   }
 }
 

@@ -1,6 +1,6 @@
 // The timeline pane: per worker and operator, how many calls wait and why, and those at the engine.
 
-import { asTable, byId, h, legend, roving, s, table } from "./dom.js";
+import { asTable, byId, h, legend, redraw, roving, s, table } from "./dom.js";
 import { ask } from "./server.js";
 import { count, percent, plural, seconds, short } from "./words.js";
 
@@ -60,10 +60,9 @@ export class TimelinePane {
 
   #draw() {
     if (!this.spans.length) {
-      this.pane.replaceChildren(h("p", { class: "quiet empty" }, "No calls to draw: none was made yet, or the server was started anew since."));
+      redraw(this.pane, h("p", { class: "quiet empty" }, "No calls to draw: none was made yet, or the server was started anew since."));
       return;
     }
-    const focused = this.pane.querySelector("svg g:focus")?.dataset.key;
     const drawn = this.spans;
     const rows = group(drawn);
     const width = Math.max(this.pane.clientWidth - 24, 640);
@@ -108,14 +107,14 @@ export class TimelinePane {
     if (!this.note.textContent) this.note.textContent = "Choose a call to read its times: arrow keys walk, Enter chooses.";
     roving(marks.map(({ mark }) => mark), (i) => { this.note.textContent = describe(marks[i].span); });
     const left = this.leftOut;
-    this.pane.replaceChildren(
+    redraw(
+      this.pane,
       this.#legend(),
       h("div", { class: "picture" }, picture),
       left ? h("p", { class: "quiet" }, `${plural(left, "earlier call")} not drawn.`) : "",
       this.note,
       asTable("timeline-table", () => this.#table()),
     );
-    if (focused) marks.find(({ mark }) => mark.dataset.key === focused)?.mark.focus();
   }
 
   #mark(span, y, x) {
