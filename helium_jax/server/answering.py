@@ -8,17 +8,14 @@ from dataclasses import dataclass
 import msgspec
 from aiohttp import web
 
-from helium_jax.errors import HeliumError
 from helium_jax.server.choices import Piece, Pieces, run_sequences, sum_usage
 from helium_jax.server.formats import Format
-from helium_jax.server.middleware import shutting_down
 from helium_jax.server.replies import UsageReply
-from helium_jax.server.sse import EventStream, Wire
+from helium_jax.server.sse import EventStream, Wire, ending_in_words
 from helium_jax.server.state import (
     CONFIG,
     METRICS,
     RUNTIME,
-    STATE,
     TENANT,
     WAITING_ROOM,
     Asking,
@@ -124,7 +121,7 @@ async def _stream(
 ) -> web.StreamResponse:
     config = request.app[CONFIG]
     usages = _zero_usages(job)
-    try:
+    async with ending_in_words(request, stream):
         while not pieces.is_finished:
             piece = await pieces.next(config.ping_interval_s)
             if piece is None:
@@ -141,14 +138,4 @@ async def _stream(
         if job.include_usage:
             await stream.send(form.usage_chunk(usage))
         await stream.finish()
-    except HeliumError as error:
-        if not stream.has_begun:
-            raise
-        await stream.fail(error)
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if not (request.app[STATE].is_aborting and stream.has_begun) or task is None:
-            raise
-        task.uncancel()
-        await stream.fail(shutting_down())
     return stream.response

@@ -35,6 +35,8 @@ class Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Answers what no handler saw or no middleware caught, and closes the connection."""
+        if isinstance(exc, ConnectionError):
+            raise exc  # nobody is there to be answered; aiohttp ends the connection
         if request.writer.output_size > 0:
             raise ConnectionError("an answer has begun; a second one cannot be sent")
         request_id = new_request_id()

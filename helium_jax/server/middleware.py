@@ -56,6 +56,9 @@ async def answer_every_request(request: web.Request, handler: Handler) -> web.St
             raise
         task.uncancel()
         response = error_response(shutting_down(), request_id, request.path)
+    except ConnectionError:  # of this connection: the server makes no other
+        log.info("client went away", extra={"request_id": request_id})
+        raise
     except Exception as error:
         log.exception("bug in a handler", extra={"request_id": request_id})
         response = error_response(_bug(error), request_id, request.path)

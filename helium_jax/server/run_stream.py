@@ -1,15 +1,11 @@
 """A run's events as server-sent events; what Last-Event-ID names is not sent again."""
 
-import asyncio
-
 from aiohttp import web
 
-from helium_jax.errors import HeliumError
-from helium_jax.server.middleware import shutting_down
 from helium_jax.server.run_events import parse_event_id
 from helium_jax.server.run_record import RunRecord
-from helium_jax.server.sse import EventStream
-from helium_jax.server.state import CONFIG, RUNS, STATE, TENANT
+from helium_jax.server.sse import EventStream, ending_in_words
+from helium_jax.server.state import CONFIG, RUNS, TENANT
 
 
 def find_run(request: web.Request) -> RunRecord:
@@ -40,7 +36,7 @@ async def send_events(
     """
     config = request.app[CONFIG]
     stream = EventStream(request)
-    try:
+    async with ending_in_words(request, stream):
         while True:
             is_final = record.is_final
             for event in record.events.after(place):
@@ -48,17 +44,7 @@ async def send_events(
                 place = event.place
             if is_final:
                 await stream.end()
-                return stream.response
+                break
             if not await record.events.wait(place, config.ping_interval_s):
                 await stream.ping()
-    except HeliumError as error:
-        if not stream.has_begun:
-            raise
-        await stream.fail(error)
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if not (request.app[STATE].is_aborting and stream.has_begun) or task is None:
-            raise
-        task.uncancel()
-        await stream.fail(shutting_down())
     return stream.response

@@ -19,6 +19,7 @@ from helium_jax.server.reading import Findings
 from helium_jax.server.receive import finish_reading, parse_body, receive_object
 from helium_jax.server.run_record import RunRecord
 from helium_jax.server.run_stream import find_run, send_events
+from helium_jax.server.sse import write_in_time
 from helium_jax.server.state import CONFIG, REQUEST_ID, RUNS, TENANT
 
 MAX_PROMISE_CHARS = 255
@@ -89,9 +90,9 @@ async def get_outputs(request: web.Request) -> web.StreamResponse:
     for row in rows:
         chunk += row + b"\n"
         if len(chunk) >= CHUNK_BYTES:
-            await _write(request, response, chunk)
+            await write_in_time(request, response, chunk)
             chunk = bytearray()
-    await _write(request, response, chunk)
+    await write_in_time(request, response, chunk)
     await response.write_eof()
     return response
 
@@ -169,13 +170,3 @@ def _promise_key(request: web.Request) -> str | None:
             param="Idempotency-Key",
         )
     return key
-
-
-async def _write(request: web.Request, response: web.StreamResponse, data: bytearray) -> None:
-    try:
-        async with asyncio.timeout(request.app[CONFIG].write_timeout_s):
-            await response.write(bytes(data))
-    except TimeoutError:
-        if request.transport is not None:
-            request.transport.abort()
-        raise ConnectionResetError("the client does not read its answer") from None

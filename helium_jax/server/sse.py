@@ -1,6 +1,8 @@
 """Server-sent events: one JSON value an event; a reader that does not read is dropped."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Protocol
 
 import msgspec
@@ -8,7 +10,8 @@ from aiohttp import web
 
 from helium_jax.errors import HeliumError
 from helium_jax.server.errors import envelope
-from helium_jax.server.state import CONFIG, REQUEST_ID
+from helium_jax.server.middleware import shutting_down
+from helium_jax.server.state import CONFIG, REQUEST_ID, STATE
 
 PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
@@ -54,7 +57,6 @@ class EventStream:
 
     def __init__(self, request: web.Request) -> None:
         self._request = request
-        self._config = request.app[CONFIG]
         self.response = web.StreamResponse(
             headers={
                 "Content-Type": "text/event-stream; charset=utf-8",
@@ -103,11 +105,43 @@ class EventStream:
     async def _write(self, data: bytes) -> None:
         if not self.response.prepared:
             await self.response.prepare(self._request)
-        try:
-            async with asyncio.timeout(self._config.write_timeout_s):
-                await self.response.write(data)
-        except TimeoutError:
-            transport = self._request.transport
-            if transport is not None:
-                transport.abort()
-            raise ConnectionResetError("the client does not read its answer") from None
+        await write_in_time(self._request, self.response, data)
+
+
+@contextlib.asynccontextmanager
+async def ending_in_words(request: web.Request, stream: Wire) -> AsyncIterator[None]:
+    """What ends a stream early becomes its last event: an error, or the shutdown.
+
+    What cannot be told there is raised: an error before the first byte, which still gets its own
+    status, and whatever happens to a client that has left.
+    """
+    try:
+        yield
+    except HeliumError as error:
+        if not stream.has_begun:
+            raise
+        await stream.fail(error)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        is_told = request.app[STATE].is_aborting and request.transport is not None
+        if task is None or not (is_told and stream.has_begun):
+            raise
+        task.uncancel()
+        await stream.fail(shutting_down())
+
+
+async def write_in_time(
+    request: web.Request, response: web.StreamResponse, data: bytes | bytearray
+) -> None:
+    """Writes a part of an answer; a client that does not take it is dropped.
+
+    Raises:
+        ConnectionResetError: the client is gone, by itself or just now.
+    """
+    try:
+        async with asyncio.timeout(request.app[CONFIG].write_timeout_s):
+            await response.write(data)
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("the client does not read its answer") from None

@@ -8,8 +8,10 @@ import socket
 import pytest
 
 from helium_jax.testing import FakeGenerator
+from tests.server.plans import DEBATE, QUESTIONS
 
 BODY = {"model": "fake", "prompt": "Hi", "max_tokens": 4, "temperature": 0}
+CHAT = {"model": "fake", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9}
 
 
 def http(path, body, *headers):
@@ -95,6 +97,55 @@ async def test_a_client_that_does_not_read_is_dropped(serve, text):
         await eventually(lambda: served.server.num_connections == 0)
         assert not reader.at_eof()
         writer.transport.abort()
+
+
+STREAMS = [
+    ("/v1/completions", {**BODY, "stream": True, "min_tokens": 4}),
+    ("/v1/messages", {**CHAT, "stream": True}),
+    ("/v1/runs", {"plan": DEBATE, "inputs": QUESTIONS, "stream": True}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), STREAMS)
+async def test_a_client_that_leaves_while_the_server_aborts_is_no_bug(serve, caplog, path, body):
+    generator = stuck_after(2)
+    async with serve(generator) as served, connect(served) as (reader, writer):
+        writer.write(http(path, body))
+        await reader.readuntil(b"data: ")
+        (connection,) = served.server._runner.server.connections
+        with caplog.at_level("INFO"):
+            connection.transport.abort()  # what the loop sees of a client that leaves
+            await served.server.close()
+    assert not [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
+    assert "client went away" in caplog.text
+    await eventually(lambda: not generator.running)
+
+
+@pytest.mark.parametrize("path", ["events", "outputs"])
+async def test_a_client_that_does_not_read_a_run_is_dropped_and_is_no_bug(
+    serve, text, caplog, path
+):
+    big = tuple(text.encode("x" * 3000, add_special_tokens=False))
+    generator = FakeGenerator(reply=lambda request: big, tokens_per_event=len(big))
+    ask = {"type": "llm.chat", "user": "{{question}}", "max_tokens": 3500}
+    plan = {**DEBATE, "ops": {"pro": ask}, "outputs": {"pro": "pro"}}
+    rows = [{"question": f"{number}?"} for number in range(60)]
+    async with serve(generator, write_timeout_s=0.2) as served:
+        run = (await served.post("/v1/runs", {"plan": plan, "inputs": rows})).json()
+        assert run["state"] == "completed"
+        await served.session.close()
+        await eventually(lambda: served.server.num_connections == 0)
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # it is soon full
+        client.connect(("127.0.0.1", served.server.port))
+        await eventually(lambda: served.server.num_connections == 1)
+        (connection,) = served.server._runner.server.connections
+        ours = connection.transport.get_extra_info("socket")
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        with client, caplog.at_level("INFO"):
+            client.send(f"GET /v1/runs/{run['id']}/{path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            await eventually(lambda: "client went away" in caplog.text)
+    assert not [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST /v1/compl", b"GET /version HTTP/1.1\r\nHost: x\r\n"])
