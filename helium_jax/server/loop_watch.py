@@ -34,26 +34,27 @@ class LoopWatch:
 
     def read(self) -> list[Reading]:
         """The longest block, the sum of all, and how many tasks there are."""
+        told = (
+            (
+                "max_block_seconds",
+                "gauge",
+                "Longest time since the start for which the event loop did not turn",
+                self.max_block_s,
+            ),
+            (
+                "blocked_seconds_total",
+                "counter",
+                "Time for which the event loop did not turn",
+                self._total_s,
+            ),
+            (
+                "tasks",
+                "gauge",
+                "Tasks of the event loop that are not done",
+                float(len(asyncio.all_tasks())),
+            ),
+        )
         return [
-            Reading(
-                name="event_loop_max_block_seconds",
-                kind="gauge",
-                help="Longest time since the start for which the event loop did not turn",
-                value=self.max_block_s,
-                labels={},
-            ),
-            Reading(
-                name="event_loop_blocked_seconds_total",
-                kind="counter",
-                help="Time for which the event loop did not turn",
-                value=self._total_s,
-                labels={},
-            ),
-            Reading(
-                name="event_loop_tasks",
-                kind="gauge",
-                help="Tasks of the event loop that are not done",
-                value=float(len(asyncio.all_tasks())),
-                labels={},
-            ),
+            Reading(name=f"event_loop_{name}", kind=kind, help=help_, value=value, labels={})
+            for name, kind, help_, value in told
         ]
