@@ -2,7 +2,7 @@
 
 import asyncio
 
-from helium_jax.telemetry.metrics import Reading
+from helium_jax.telemetry.metrics import Kind, Reading
 
 PERIOD_S = 0.01
 
@@ -34,27 +34,27 @@ class LoopWatch:
 
     def read(self) -> list[Reading]:
         """The longest block, the sum of all, and how many tasks there are."""
-        told = (
-            (
+        return [
+            _reading(
                 "max_block_seconds",
                 "gauge",
                 "Longest time since the start for which the event loop did not turn",
                 self.max_block_s,
             ),
-            (
+            _reading(
                 "blocked_seconds_total",
                 "counter",
                 "Time for which the event loop did not turn",
                 self._total_s,
             ),
-            (
+            _reading(
                 "tasks",
                 "gauge",
                 "Tasks of the event loop that are not done",
-                float(len(asyncio.all_tasks())),
+                len(asyncio.all_tasks()),
             ),
-        )
-        return [
-            Reading(name=f"event_loop_{name}", kind=kind, help=help_, value=value, labels={})
-            for name, kind, help_, value in told
         ]
+
+
+def _reading(name: str, kind: Kind, help_: str, value: float) -> Reading:
+    return Reading(name=f"event_loop_{name}", kind=kind, help=help_, value=value, labels={})
