@@ -28,20 +28,16 @@ class StreamOptions(Struct, kw_only=True, frozen=True):
     continuous_usage_stats: bool | None = None
 
 
-class SamplingFields(HintFields, kw_only=True, frozen=True):
-    """What chat and completions requests have in common.
+class DecodingFields(HintFields, kw_only=True, frozen=True):
+    """How an answer is decoded, whatever the endpoint: OpenAI's fields, then vLLM's and SGLang's.
 
-    OpenAI's fields, then those of vLLM and SGLang. What is left out or null comes from the
-    model's generation_config.json. `seed` is taken modulo 2**63; with `n` > 1 answer j uses
-    seed + j. `priority`: lower is sooner. `cache_salt`: KV is shared only with requests of the
-    same key and salt. Of `response_format`, `structured_outputs` and `guided_*` (older names of
-    vLLM's) there may be one.
+    What is left out or null comes from the model's generation_config.json. `seed` is taken modulo
+    2**63. `priority`: lower is sooner. `cache_salt`: KV is shared only with requests of the same
+    key and salt.
     """
 
     model: Name
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    n: Count | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Fraction | None = None
     stop: str | list[str] | None = None
@@ -49,7 +45,6 @@ class SamplingFields(HintFields, kw_only=True, frozen=True):
     logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    max_tokens: Count | None = None
     top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
@@ -59,6 +54,18 @@ class SamplingFields(HintFields, kw_only=True, frozen=True):
     include_stop_str_in_output: bool | None = None
     priority: Int32 | None = None
     cache_salt: Annotated[str, Meta(min_length=1)] | None = None
+
+
+class SamplingFields(DecodingFields, kw_only=True, frozen=True):
+    """What chat and completions requests have in common.
+
+    With `n` > 1 answer j uses seed + j. Of `response_format`, `structured_outputs` and `guided_*`
+    (older names of vLLM's) there may be one.
+    """
+
+    stream_options: StreamOptions | None = None
+    n: Count | None = None
+    max_tokens: Count | None = None
     response_format: ResponseFormatBody | None = None
     structured_outputs: StructuredOutputsBody | None = None
     guided_json: str | dict[str, Any] | None = None

@@ -17,7 +17,7 @@ from helium_jax.optimizer import Profile
 from helium_jax.plan import Plan, Value
 from helium_jax.server.admission import working
 from helium_jax.server.errors import ForbiddenError
-from helium_jax.server.openai import derive_salt
+from helium_jax.server.jobs import check_salt, derive_salt
 from helium_jax.server.plan_bodies import ResetBody, WarmBody
 from helium_jax.server.plan_replies import (
     CacheReply,
@@ -29,7 +29,7 @@ from helium_jax.server.plan_replies import (
     WarmReply,
     WorkerCache,
 )
-from helium_jax.server.plan_request import check_one_plan, check_salt, find_plan
+from helium_jax.server.plan_request import check_one_plan, find_plan
 from helium_jax.server.plans import json_response
 from helium_jax.server.prompts import check_messages
 from helium_jax.server.reading import Findings

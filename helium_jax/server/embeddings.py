@@ -14,7 +14,7 @@ from helium_jax.server.admission import working
 from helium_jax.server.bodies import Name
 from helium_jax.server.hint_bodies import HintFields
 from helium_jax.server.hints import check_hints
-from helium_jax.server.openai import check_model
+from helium_jax.server.jobs import check_model
 from helium_jax.server.prompts import check_fits, check_prompts, encode_prompts
 from helium_jax.server.receive import finish_reading, parse_body, receive_object
 from helium_jax.server.sampling import check_foreign

@@ -1,8 +1,6 @@
 """POST /v1/messages and /v1/messages/count_tokens: Anthropic's Messages API."""
 
 import asyncio
-import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,9 +12,15 @@ from msgspec import UNSET
 from helium_jax.errors import RequestError
 from helium_jax.server.admission import working
 from helium_jax.server.answering import Job, answer
-from helium_jax.server.formats import Heading
 from helium_jax.server.held_prefixes import Holding, hold_prefixes
-from helium_jax.server.hints import Hints, affine_worker, check_hints
+from helium_jax.server.hints import Hints, check_hints
+from helium_jax.server.jobs import (
+    check_model,
+    check_salt,
+    derive_salt,
+    make_heading,
+    make_requests,
+)
 from helium_jax.server.messages_bodies import (
     FOREIGN_MESSAGES_FIELDS,
     FOREIGN_OUTPUT_FIELDS,
@@ -28,17 +32,14 @@ from helium_jax.server.messages_format import MessagesFormat, MessagesWire
 from helium_jax.server.messages_prompt import Conversation, check_conversation
 from helium_jax.server.messages_replies import TokenCount
 from helium_jax.server.messages_tools import check_messages_tools, make_parser
-from helium_jax.server.openai import check_model, derive_salt
-from helium_jax.server.plan_request import check_salt
 from helium_jax.server.prompts import check_fits, check_variables
 from helium_jax.server.reading import Findings
 from helium_jax.server.receive import finish_reading, parse_body, receive_object
 from helium_jax.server.response_format import AnswerFormat, compile_answer
 from helium_jax.server.sampling import check_foreign, check_stop_strings
-from helium_jax.server.state import CONFIG, REQUEST_ID, RUNS, RUNTIME, TENANT
+from helium_jax.server.state import CONFIG, RUNS, RUNTIME, TENANT
 from helium_jax.server.tools import HERMES, ToolChoice, ToolSpec, recognise_syntax, write_tools
 from helium_jax.text import GrammarSpec, TextModel
-from helium_jax.types import GenerateRequest, SamplingParams, TokenGrammar
 
 
 async def post_messages(request: web.Request) -> web.StreamResponse:
@@ -77,10 +78,27 @@ async def post_messages(request: web.Request) -> web.StreamResponse:
             top_p=defaults.top_p if body.top_p is None else body.top_p,
             top_k=max(defaults.top_k if body.top_k is None else body.top_k, 0),
         )
-        job = _make_job(request, body, ids, sampling, held, hints, grammar, started=started)
+        job = Job(
+            requests=make_requests(
+                request,
+                [ids],
+                sampling,
+                hints=hints,
+                cache_salt=body.cache_salt,
+                grammar=grammar,
+                worker=held.worker,
+            ),
+            answers_per_prompt=1,
+            stop=tuple(body.stop_sequences or ()),
+            include_stop=False,
+            streams=bool(body.stream),
+            include_usage=True,
+            continuous_usage=True,
+            started=started,
+        )
         new_parser = make_parser(tools, choice, syntax)
         form = MessagesFormat(
-            _heading(request, [*warnings, *hints.warnings, *held.warnings]),
+            make_heading(request, "msg_", [*warnings, *hints.warnings, *held.warnings]),
             None if new_parser is None else new_parser(),
             num_held=held.computed,
             is_cut=body.max_tokens > room,
@@ -176,48 +194,4 @@ async def _hold(
         salt=salt,
         max_pins=request.app[CONFIG].limits.pins,
         now=runs.now(),
-    )
-
-
-def _make_job(
-    request: web.Request,
-    body: MessagesBody,
-    ids: tuple[int, ...],
-    sampling: SamplingParams,
-    held: Holding,
-    hints: Hints,
-    grammar: TokenGrammar | None,
-    *,
-    started: float,
-) -> Job:
-    workers = request.app[RUNTIME].generator.statistics()
-    affine = affine_worker(hints.affinity, request[TENANT], workers)
-    only = GenerateRequest(
-        request_id=f"{request[REQUEST_ID]}.{uuid.uuid4().hex[:8]}",
-        token_ids=ids,
-        sampling=sampling,
-        priority=hints.priority,
-        cache_salt=derive_salt(request[TENANT], body.cache_salt),
-        worker=affine if held.worker is None else held.worker,
-        grammar=grammar,
-    )
-    return Job(
-        requests=(only,),
-        answers_per_prompt=1,
-        stop=tuple(body.stop_sequences or ()),
-        include_stop=False,
-        streams=bool(body.stream),
-        include_usage=True,
-        continuous_usage=True,
-        started=started,
-    )
-
-
-def _heading(request: web.Request, warnings: list[str]) -> Heading:
-    return Heading(
-        id=f"msg_{uuid.uuid4().hex}",
-        created=int(time.time()),
-        model=request.app[RUNTIME].generator.info.name,
-        fingerprint=None,
-        warnings=warnings,
     )

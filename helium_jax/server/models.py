@@ -9,7 +9,7 @@ from msgspec import UNSET
 from helium_jax.server.bodies import DetokenizeBody, TokenizeBody
 from helium_jax.server.embeddings import describe_embeddings
 from helium_jax.server.errors import NotFoundError
-from helium_jax.server.openai import check_model, model_names
+from helium_jax.server.jobs import check_model, model_names
 from helium_jax.server.prompts import check_ids, check_messages
 from helium_jax.server.receive import finish_reading, parse_body, receive_object
 from helium_jax.server.replies import DetokenizeReply, ModelCard, ModelList, TokenizeReply

@@ -1,12 +1,7 @@
 """POST /v1/chat/completions and /v1/completions."""
 
 import asyncio
-import hashlib
-import hmac
-import time
-import uuid
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
@@ -23,9 +18,8 @@ from helium_jax.server.bodies import (
 )
 from helium_jax.server.chat_format import ChatFormat
 from helium_jax.server.completion_format import CompletionFormat
-from helium_jax.server.errors import NotFoundError
-from helium_jax.server.formats import Heading
-from helium_jax.server.hints import Hints, affine_worker, check_hints
+from helium_jax.server.hints import Hints, check_hints
+from helium_jax.server.jobs import check_model, check_salt, make_heading, make_requests
 from helium_jax.server.prompts import (
     check_fits,
     check_messages,
@@ -36,17 +30,20 @@ from helium_jax.server.prompts import (
 from helium_jax.server.reading import Findings
 from helium_jax.server.receive import finish_reading, parse_body, receive_object
 from helium_jax.server.response_format import check_format, compile_answer, compile_format
-from helium_jax.server.sampling import SEED_RANGE, check_foreign, check_sampling, stop_strings
-from helium_jax.server.state import (
-    CONFIG,
-    REQUEST_ID,
-    RUNTIME,
-    TENANT,
-    Asking,
+from helium_jax.server.sampling import (
+    COMPLETION_MAX_TOKENS,
+    chat_logprobs,
+    chat_max_tokens,
+    check_answers,
+    check_foreign,
+    check_logprobs,
+    check_sampling,
+    stop_strings,
 )
+from helium_jax.server.state import CONFIG, RUNTIME, Asking
 from helium_jax.server.tool_request import check_tools, parser_maker
 from helium_jax.server.tools import write_tools
-from helium_jax.types import GenerateRequest, SamplingParams, TokenGrammar
+from helium_jax.types import SamplingParams, TokenGrammar
 
 
 async def post_chat(request: web.Request) -> web.StreamResponse:
@@ -74,13 +71,22 @@ async def prepare_chat(
         finish_reading(found, strict=config.strict)
         raise AssertionError("a body that cannot be read has problems")
     info = runtime.generator.info
-    sampling = check_sampling(body, info, runtime.text.sampling, config.limits, found)
+    check_answers(body, config.limits, found)
+    sampling = check_sampling(
+        body,
+        info,
+        runtime.text.sampling,
+        config.limits,
+        found,
+        max_tokens=chat_max_tokens(body, found),
+        logprobs=chat_logprobs(body, config.limits, found),
+    )
     tools, choice = check_tools(body, config.limits, found)
     wanted = check_format(body, raw, found, has_tools=bool(tools))
     messages = check_messages(body.messages, raw["messages"], config.limits, found)
     hints = check_hints(body, body.priority, config.limits, found)
     variables = check_variables(body.chat_template_kwargs or {}, config.limits, found)
-    _check_salt(body, config.limits.salt_chars, found)
+    check_salt(body.cache_salt, config.limits, found)
     warnings = finish_reading(found, strict=config.strict)
     check_model(asking, body.model)
     prompt = write_tools(messages, tools, runtime.text.template)
@@ -90,7 +96,7 @@ async def prepare_chat(
     check_fits(len(ids), sampling.max_tokens, info.max_model_len, "messages")
     grammar = await compile_answer(runtime.text, wanted, tools, choice, prompt.syntax)
     job = _make_job(asking, body, [tuple(ids)], sampling, hints, grammar, started)
-    heading = _heading(asking, "chatcmpl", [*warnings, *hints.warnings])
+    heading = make_heading(asking, "chatcmpl-", [*warnings, *hints.warnings])
     make_parser = parser_maker(tools, choice, prompt.syntax)
     return job, ChatFormat(heading, runtime.text, make_parser)
 
@@ -116,11 +122,20 @@ async def prepare_completions(
         finish_reading(found, strict=config.strict)
         raise AssertionError("a body that cannot be read has problems")
     info = runtime.generator.info
-    sampling = check_sampling(body, info, runtime.text.sampling, limits, found)
+    check_answers(body, limits, found)
+    sampling = check_sampling(
+        body,
+        info,
+        runtime.text.sampling,
+        limits,
+        found,
+        max_tokens=COMPLETION_MAX_TOKENS if body.max_tokens is None else body.max_tokens,
+        logprobs=check_logprobs(body.logprobs, "logprobs", limits, found),
+    )
     prompts = check_prompts(body.prompt, info, limits, found)
     wanted = check_format(body, raw, found)
     hints = check_hints(body, body.priority, limits, found)
-    _check_salt(body, limits.salt_chars, found)
+    check_salt(body.cache_salt, limits, found)
     _check_best_of(body, found)
     if body.echo and body.logprobs is not None:
         found.add_unsupported("logprobs", "log-probabilities of the prompt (echo)")
@@ -144,42 +159,8 @@ async def prepare_completions(
         )
     grammar = await compile_format(runtime.text, wanted)
     job = _make_job(asking, body, encoded, sampling, hints, grammar, started)
-    heading = _heading(asking, "cmpl", [*warnings, *hints.warnings])
+    heading = make_heading(asking, "cmpl-", [*warnings, *hints.warnings])
     return job, CompletionFormat(heading, runtime.text, echoes)
-
-
-def model_names(asking: Asking) -> tuple[str, ...]:
-    """Names under which the model can be asked for, its own first."""
-    own = asking.app[RUNTIME].generator.info.name
-    return tuple(dict.fromkeys((own, *asking.app[CONFIG].served_names)))
-
-
-def check_model(asking: Asking, name: str) -> None:
-    """Refuses a model that is not served.
-
-    Raises:
-        NotFoundError: lists what is served.
-    """
-    names = model_names(asking)
-    if name not in names:
-        raise NotFoundError(
-            f"the model {name!r} is not served here; there is {', '.join(names)}",
-            code="model_not_found",
-            param="model",
-        )
-
-
-def derive_salt(tenant: str, client_salt: str | None) -> str:
-    """The salt of the prefix cache: the key's, which the client's own can only narrow."""
-    if not tenant and client_salt is None:
-        return ""
-    message = b"" if client_salt is None else b"+" + client_salt.encode()
-    return hmac.new(tenant.encode(), message, hashlib.blake2s).hexdigest()
-
-
-def _check_salt(body: SamplingFields, limit: int, found: Findings) -> None:
-    if body.cache_salt is not None and len(body.cache_salt) > limit:
-        found.add("cache_salt", f"has {len(body.cache_salt)} characters; the limit is {limit}")
 
 
 def _check_best_of(body: CompletionBody, found: Findings) -> None:
@@ -201,26 +182,16 @@ def _make_job(
     grammar: TokenGrammar | None,
     started: float,
 ) -> Job:
-    # The client may reuse its request id; the engine's must be unique among the unfinished.
-    unique = f"{asking[REQUEST_ID]}.{uuid.uuid4().hex[:8]}"
-    n = body.n or 1
-    salt = derive_salt(asking[TENANT], body.cache_salt)
-    workers = asking.app[RUNTIME].generator.statistics()
-    worker = affine_worker(hints.affinity, asking[TENANT], workers)
-    options = body.stream_options or StreamOptions()
+    n, options = body.n or 1, body.stream_options or StreamOptions()
     return Job(
-        requests=tuple(
-            GenerateRequest(
-                request_id=f"{unique}.{i * n + j}",
-                token_ids=ids,
-                sampling=_of_answer(sampling, j),
-                priority=hints.priority,
-                cache_salt=salt,
-                worker=worker,
-                grammar=grammar,
-            )
-            for i, ids in enumerate(prompts)
-            for j in range(n)
+        requests=make_requests(
+            asking,
+            prompts,
+            sampling,
+            hints=hints,
+            cache_salt=body.cache_salt,
+            grammar=grammar,
+            answers_per_prompt=n,
         ),
         answers_per_prompt=n,
         stop=stop_strings(body),
@@ -229,22 +200,4 @@ def _make_job(
         include_usage=bool(options.include_usage),
         continuous_usage=bool(options.continuous_usage_stats),
         started=started,
-    )
-
-
-def _of_answer(sampling: SamplingParams, answer: int) -> SamplingParams:
-    """Answer 0 is what n = 1 gives; the others draw from seeds of their own."""
-    if sampling.seed is None or answer == 0:
-        return sampling
-    return replace(sampling, seed=(sampling.seed + answer) % SEED_RANGE)
-
-
-def _heading(asking: Asking, prefix: str, warnings: list[str]) -> Heading:
-    info = asking.app[RUNTIME].generator.info
-    return Heading(
-        id=f"{prefix}-{uuid.uuid4().hex}",
-        created=int(time.time()),
-        model=info.name,
-        fingerprint=f"helium-{info.version[:16]}" if info.version else None,
-        warnings=warnings,
     )

@@ -19,7 +19,7 @@ from helium_jax.plan import Plan, RunLimits, Value, plan_from_document
 from helium_jax.schedule.policies import POLICIES
 from helium_jax.server.config import Limits
 from helium_jax.server.errors import BodyError
-from helium_jax.server.openai import derive_salt
+from helium_jax.server.jobs import check_salt, derive_salt
 from helium_jax.server.plan_bodies import PlanFields, RunBody
 from helium_jax.server.plan_job import PlanJob
 from helium_jax.server.plan_shelf import KnownPlan
@@ -52,12 +52,6 @@ def check_one_plan(
     if len(given) != 1:
         what = "text, messages, plan or plan_id" if others else "plan or plan_id"
         found.add("plan", f"send one of {what}")
-
-
-def check_salt(salt: str | None, limits: Limits, found: Findings) -> None:
-    """Checks the length of a cache salt."""
-    if salt is not None and len(salt) > limits.salt_chars:
-        found.add("cache_salt", f"has {len(salt)} characters; the limit is {limits.salt_chars}")
 
 
 async def find_plan(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from helium_jax.server.bodies import ChatBody, CompletionBody, SamplingFields
+from helium_jax.server.bodies import ChatBody, DecodingFields, SamplingFields
 from helium_jax.server.config import Limits
 from helium_jax.server.reading import Findings
 from helium_jax.types import ModelInfo, SamplingParams
@@ -36,23 +36,29 @@ def _same(value: Any, other: Any) -> bool:
 
 
 def check_sampling(
-    body: SamplingFields,
+    body: DecodingFields,
     info: ModelInfo,
     defaults: SamplingParams,
     limits: Limits,
     found: Findings,
+    *,
+    max_tokens: int | None,
+    logprobs: int | None,
 ) -> SamplingParams:
     """Checks what no single field's type can say, and builds the parameters of answer 0.
 
-    `defaults`: the model's own, for what the body leaves out. The result is only meaningful when
-    `found` has gained no problem. `max_tokens` of None means up to the end of the context.
+    The result is only meaningful when `found` has gained no problem.
+
+    Args:
+        body: how to decode.
+        info: the model.
+        defaults: the model's own, for what the body leaves out.
+        limits: of one request.
+        found: gains the faults.
+        max_tokens: of an answer; None means up to the end of the context.
+        logprobs: alternatives per token; None: no log-probabilities.
     """
-    if body.stream_options is not None and not body.stream:
-        found.add("stream_options", "needs stream: true; set it or leave stream_options out")
-    if (body.n or 1) > limits.n:
-        found.add("n", f"n={body.n} is over this server's limit of {limits.n}")
     _check_stop(body, info, limits, found)
-    max_tokens = _max_tokens(body, found)
     min_tokens = body.min_tokens or 0
     if min_tokens > (info.max_model_len if max_tokens is None else max_tokens):
         found.add("min_tokens", f"{min_tokens=} is more than {max_tokens or info.max_model_len=}")
@@ -70,15 +76,23 @@ def check_sampling(
         stop_token_ids=tuple(dict.fromkeys(body.stop_token_ids or ())),
         ignore_eos=bool(body.ignore_eos),
         seed=None if body.seed is None else body.seed % SEED_RANGE,
-        logprobs=_logprobs(body, limits, found),
+        logprobs=logprobs,
     )
+
+
+def check_answers(body: SamplingFields, limits: Limits, found: Findings) -> None:
+    """Checks how many answers are wanted, and how they are told."""
+    if body.stream_options is not None and not body.stream:
+        found.add("stream_options", "needs stream: true; set it or leave stream_options out")
+    if (body.n or 1) > limits.n:
+        found.add("n", f"n={body.n} is over this server's limit of {limits.n}")
 
 
 def _given(value: T | None, default: T) -> T:
     return default if value is None else value
 
 
-def stop_strings(body: SamplingFields) -> tuple[str, ...]:
+def stop_strings(body: DecodingFields) -> tuple[str, ...]:
     """The stop strings as a tuple."""
     if body.stop is None:
         return ()
@@ -101,7 +115,7 @@ def check_stop_strings(
             found.add(path, f"has {len(text)} characters; the limit is {limits.stop_chars}")
 
 
-def _check_stop(body: SamplingFields, info: ModelInfo, limits: Limits, found: Findings) -> None:
+def _check_stop(body: DecodingFields, info: ModelInfo, limits: Limits, found: Findings) -> None:
     check_stop_strings(() if body.stop is None else body.stop, "stop", limits, found)
     ids = body.stop_token_ids or []
     if len(ids) > limits.stop_token_ids:
@@ -112,10 +126,9 @@ def _check_stop(body: SamplingFields, info: ModelInfo, limits: Limits, found: Fi
             found.add(f"stop_token_ids[{i}]", f"{token} is not below {info.vocab_size=}")
 
 
-def _max_tokens(body: SamplingFields, found: Findings) -> int | None:
-    if isinstance(body, CompletionBody):
-        return COMPLETION_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    if not isinstance(body, ChatBody) or body.max_completion_tokens is None:
+def chat_max_tokens(body: ChatBody, found: Findings) -> int | None:
+    """What a chat request says of its length, in either spelling."""
+    if body.max_completion_tokens is None:
         return body.max_tokens
     if body.max_tokens is not None and body.max_tokens != body.max_completion_tokens:
         found.add(
@@ -125,17 +138,18 @@ def _max_tokens(body: SamplingFields, found: Findings) -> int | None:
     return body.max_completion_tokens
 
 
-def _logprobs(body: SamplingFields, limits: Limits, found: Findings) -> int | None:
-    if isinstance(body, CompletionBody):
-        path, wanted = "logprobs", body.logprobs
-    elif isinstance(body, ChatBody):
-        path, wanted = "top_logprobs", body.top_logprobs
-        if wanted is not None and not body.logprobs:
-            found.add(path, "needs logprobs: true; set it or leave top_logprobs out")
-        if body.logprobs and wanted is None:
-            wanted = 0
-    else:
-        return None
+def chat_logprobs(body: ChatBody, limits: Limits, found: Findings) -> int | None:
+    """The alternatives per token that a chat request asks for; None: no log-probabilities."""
+    wanted = body.top_logprobs
+    if wanted is not None and not body.logprobs:
+        found.add("top_logprobs", "needs logprobs: true; set it or leave top_logprobs out")
+    if body.logprobs and wanted is None:
+        wanted = 0
+    return check_logprobs(wanted, "top_logprobs", limits, found)
+
+
+def check_logprobs(wanted: int | None, path: str, limits: Limits, found: Findings) -> int | None:
+    """The alternatives per token that the field `path` asks for."""
     if wanted is not None and wanted > limits.top_logprobs:
         found.add(path, f"{wanted} is over this server's limit of {limits.top_logprobs}")
     return wanted
