@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 from helium_jax.builtin import TINY_NAME
 from helium_jax.config import EngineConfig
 from helium_jax.errors import RequestError
-from helium_jax.executor import RunEvent, RunOptions, RunResult, Session
+from helium_jax.executor import RunEvent, RunOptions, RunResult, Session, Submission
 from helium_jax.executor.policy import dispatch_setting
 from helium_jax.explain import Report, analyze_plan, explain_plan
 from helium_jax.plan import Plan, PlanBuilder, Value, load_plan
@@ -34,6 +34,10 @@ from helium_jax.types import (
 T = TypeVar("T")
 Prompt = str | Sequence[int]
 Messages = Sequence[Mapping[str, Any]]
+Rows = Sequence[Mapping[str, object]]
+Submitted = (
+    tuple[Plan | str | Path, Rows] | tuple[Plan | str | Path, Rows, Mapping[str, Value] | None]
+)
 _DEFAULT_RUN = RunOptions()
 
 
@@ -152,6 +156,30 @@ class AsyncLM:
         """
         return await self._session.run(
             _plan_of(plan), rows, params=params or {}, options=options, on_event=on_event
+        )
+
+    async def run_together(
+        self, submissions: Sequence[Submitted], *, options: RunOptions = _DEFAULT_RUN
+    ) -> list[RunResult]:
+        """Runs several plans, each over rows of its own, planned and scheduled as one.
+
+        Equal calls of any of them are made once, and calls that begin alike follow each other;
+        every plan has the outputs that it has by itself. Plans over equally many rows and without
+        limits of their own become one run, the others run beside it.
+
+        Args:
+            submissions: (plan, rows) or (plan, rows, params) of each.
+            options: of all of them.
+
+        Returns:
+            One result per plan, in their order, when the last one is over.
+
+        Raises:
+            PlanError: some plan is not valid; names every fault of all of them.
+            RequestError: a row is not what its plan's inputs say.
+        """
+        return await self._session.run_together(
+            [_submission(one) for one in submissions], options=options
         )
 
     async def explain(
@@ -373,6 +401,12 @@ class LM:
         """See `AsyncLM.run`."""
         return self._wait(self._lm.run(plan, rows, params=params, options=options))
 
+    def run_together(
+        self, submissions: Sequence[Submitted], *, options: RunOptions = _DEFAULT_RUN
+    ) -> list[RunResult]:
+        """See `AsyncLM.run_together`."""
+        return self._wait(self._lm.run_together(submissions, options=options))
+
     def explain(
         self,
         plan: Plan | str | Path,
@@ -472,6 +506,13 @@ def load(
         RequestError: the model or the configuration is wrong; names the file or the field.
     """
     return LM(str(model), config, num_workers, state_dir)
+
+
+def _submission(given: Submitted) -> Submission:
+    if not isinstance(given, tuple) or len(given) not in (2, 3):
+        raise RequestError(f"a {type(given).__name__} is no (plan, rows) or (plan, rows, params)")
+    params = given[2] if len(given) == 3 else None
+    return Submission(plan=_plan_of(given[0]), rows=given[1], params=params or {})
 
 
 def _plan_of(plan: Plan | str | Path) -> Plan:

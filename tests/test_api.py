@@ -72,6 +72,23 @@ def test_a_plan_is_explained_run_and_then_served_from_the_cache(lm):
     assert naive.statistics.num_calls == 6
 
 
+def test_plans_that_are_run_together_give_what_they_give_apart(lm):
+    first, second = refine(), refine()
+    prompt = "Once more: " + second.input("more")
+    second.output("more", second.completion(prompt, name="again", max_tokens=4))
+    plans = [first.build(), second.build()]
+    rows = [ROWS, [row | {"more": row["topic"]} for row in ROWS]]
+    apart = [lm.run(plan, own) for plan, own in zip(plans, rows, strict=True)]
+    options = helium_jax.RunOptions(output_cache=False)
+    together = lm.run_together([(plans[0], rows[0]), (plans[1], rows[1], {})], options=options)
+    assert [[row.outputs for row in result.rows] for result in together] == [
+        [row.outputs for row in result.rows] for result in apart
+    ]
+    assert together[1].statistics.num_calls == len(ROWS)
+    with pytest.raises(RequestError, match=r"a Plan is no \(plan, rows\) or"):
+        lm.run_together([plans[0]])
+
+
 def test_what_is_no_plan_is_refused_with_a_hint(lm):
     with pytest.raises(RequestError, match=r"a PlanBuilder is no plan; call build\(\) first"):
         lm.run(refine(), ROWS)

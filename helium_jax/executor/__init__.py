@@ -19,6 +19,7 @@ from helium_jax.executor.result import (
 )
 from helium_jax.executor.run_control import RunControl
 from helium_jax.executor.session import Session
+from helium_jax.executor.together import Submission
 
 __all__ = [
     "NAIVE",
@@ -33,6 +34,7 @@ __all__ = [
     "RunResult",
     "RunStatistics",
     "Session",
+    "Submission",
     "TextCodec",
     "prepare",
     "prepare_run",

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ from helium_jax.executor.output_cache import CachedOutput, OutputCache
 from helium_jax.executor.output_cache_lookup import find_known
 from helium_jax.executor.policy import Planned, plan_calls
 from helium_jax.executor.rates import EngineRates
-from helium_jax.executor.result import RowError, RunStatistics
+from helium_jax.executor.result import OperatorStatistics, RowError, RunStatistics
 from helium_jax.executor.rows import bind_rows, find_bad_values
 from helium_jax.optimizer import Optimized, Profile, gather_facts, optimize
 from helium_jax.physical import PhysicalPlan, lower
@@ -42,8 +42,8 @@ class Prepared:
         columns: values of every operator that needs no work.
         bad_values: rows that have a value of the wrong type and fail for it.
         planned: who orders the calls, and what it was planned from.
-        fetched_tokens: prompt tokens of the calls that are not made because the output cache has
-            their answers for every row, and how many calls these are.
+        fetched: by operator whose calls are not made because the output cache has their answers
+            for every row, the tokens of their prompts.
         seconds: how long each stage took: "rewrite", "lower", "schedule".
         setting: the engines that it was planned for.
         roofline: seconds of their steps; None if they were not measured.
@@ -56,7 +56,7 @@ class Prepared:
     columns: Mapping[str, tuple[str, ...]]
     planned: Planned
     bad_values: Mapping[int, RowError]
-    fetched_tokens: tuple[int, int] = (0, 0)
+    fetched: Mapping[str, Sequence[int]] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     setting: DispatchSetting
     roofline: Roofline | None = None
@@ -142,8 +142,8 @@ async def prepare_run(
     start = clock()
     check_models(plan, model)
     await check_formats(plan, codec)
-    is_large = len(plan.all_ops) >= LARGE_PLAN or len(rows) >= LARGE_BATCH
-    physical, num_rows, columns = await _called(lambda: prepare(plan, rows, params), is_large)
+    is_large = takes_long(plan, len(rows))
+    physical, num_rows, columns = await called(lambda: prepare(plan, rows, params), is_large)
     known: dict[tuple[str, int], CachedOutput] = {}
     if output_cache is not None and options.output_cache:
         known = await find_known(
@@ -177,7 +177,10 @@ async def prepare_run(
             options=options,
             profile=profile,
         )
-        fetched = [output for (name, _), output in known.items() if name in optimized.spared]
+        fetched: dict[str, list[int]] = {name: [] for name in optimized.spared}
+        for (name, _), output in known.items():
+            if name in fetched:
+                fetched[name].append(output.prompt_tokens)
         return Prepared(
             plan=plan,
             optimized=optimized,
@@ -186,7 +189,7 @@ async def prepare_run(
             columns=lowering[2],
             planned=planned,
             bad_values=find_bad_values(plan, rows),
-            fetched_tokens=(sum(output.prompt_tokens for output in fetched), len(fetched)),
+            fetched=fetched,
             seconds={
                 "rewrite": rewritten - start,
                 "lower": lowered - rewritten,
@@ -196,31 +199,57 @@ async def prepare_run(
             roofline=None if rates is None else rates.roofline,
         )
 
-    return await _called(finish, is_large)
+    return await called(finish, is_large)
 
 
-async def _called(function: Callable[[], T], in_thread: bool) -> T:
-    """What is large is made in a thread, so that other runs and requests go on meanwhile."""
+def takes_long(plan: Plan, num_rows: int) -> bool:
+    """Whether planning takes more than a few milliseconds."""
+    return len(plan.all_ops) >= LARGE_PLAN or num_rows >= LARGE_BATCH
+
+
+async def called(function: Callable[[], T], in_thread: bool) -> T:
+    """What `function` gives; in a thread if that takes long, so that others on the loop go on."""
     return await asyncio.to_thread(function) if in_thread else function()
 
 
-def count_rewrites(statistics: RunStatistics, prepared: Prepared) -> RunStatistics:
+def count_rewrites(
+    statistics: RunStatistics,
+    prepared: Prepared,
+    *,
+    prompted: Sequence[OperatorStatistics] | None = None,
+    names: Container[str] | None = None,
+) -> RunStatistics:
     """The run's statistics with the calls that its rewritten plan did not have to make.
 
     A merged operator would have prompted as its representative did; calls that became columns are
     known with their prompts.
+
+    Args:
+        statistics: of what was run.
+        prepared: how it was rewritten.
+        prompted: the operators that may represent others; None: those of `statistics`.
+        names: the operators to count if they were not run; None: all.
     """
     per_operator = {
         op.operator: op.prompt_tokens + op.saved_prompt_tokens + op.cached_prompt_tokens
-        for op in statistics.operators
+        for op in (statistics.operators if prompted is None else prompted)
     }
-    merged = sum(per_operator.get(by, 0) for by in prepared.optimized.merged.values())
-    fetched_tokens, fetched_calls = prepared.fetched_tokens
+    merged = sum(
+        per_operator.get(by, 0)
+        for name, by in prepared.optimized.merged.items()
+        if names is None or name in names
+    )
+    fetched = [
+        num_tokens
+        for name, prompts in prepared.fetched.items()
+        if names is None or name in names
+        for num_tokens in prompts
+    ]
     return replace(
         statistics,
-        needed=statistics.needed + merged + fetched_tokens,
+        needed=statistics.needed + merged + sum(fetched),
         merged_saved=merged,
-        result_cached=statistics.result_cached + fetched_tokens,
-        num_cached_calls=statistics.num_cached_calls + fetched_calls,
+        result_cached=statistics.result_cached + sum(fetched),
+        num_cached_calls=statistics.num_cached_calls + len(fetched),
         planning_seconds=sum(prepared.seconds.values()),
     )

@@ -25,6 +25,14 @@ from helium_jax.executor.resources import Resources
 from helium_jax.executor.result import RunResult
 from helium_jax.executor.run_control import RunControl
 from helium_jax.executor.state import RunState
+from helium_jax.executor.together import (
+    Joint,
+    Submission,
+    check_submissions,
+    join,
+    join_profiles,
+    part_results,
+)
 from helium_jax.executor.watch import RunWatch
 from helium_jax.optimizer.profile import Profile
 from helium_jax.plan import Chat, Completion, Plan, Value
@@ -127,8 +135,10 @@ class Session:
         on_prepared: Callable[[Prepared], None] | None = None,
         tells_rows: bool = False,
         tells_deltas: bool = False,
+        tells_answers: bool = False,
         watch: RunWatch | None = None,
         spent: Spent = NOTHING,
+        keeps_profile: bool = True,
     ) -> RunResult:
         """Runs `plan` over `rows`; see `run_plan`. No profile: that of earlier runs.
 
@@ -136,8 +146,10 @@ class Session:
             on_prepared: called with every stage before the first call goes out.
             tells_rows: events tell the outputs of every row as soon as it is over.
             tells_deltas: events tell the answers of calls as they grow.
+            tells_answers: events tell how every answer ended and what it cost.
             watch: lets the run be looked at while it goes on.
             spent: by earlier attempts at the run, of the plan's limits.
+            keeps_profile: what the run shows is kept for later runs of the plan.
         """
         if profile is None:
             profile = await self.profile_of(plan)
@@ -180,6 +192,7 @@ class Session:
             and self.generator.info.num_workers == 1,
             tells_rows=tells_rows,
             tells_deltas=tells_deltas,
+            tells_answers=tells_answers,
             spent=spent,
         )
         driver = Driver(
@@ -213,10 +226,7 @@ class Session:
         if mark.is_alone and state.status == "completed":
             graph = prepared.planned.graph
             models = await self._rates.after(graph, setting, statistics.spans)
-        if self._profiles is not None:
-            shown = profile_of(statistics, prepared.num_rows)
-            await asyncio.to_thread(self._profiles.add, plan.plan_id, shown, plan_name=plan.name)
-        return RunResult(
+        result = RunResult(
             run_id=run_id,
             plan_id=plan.plan_id,
             status=state.status,
@@ -224,6 +234,69 @@ class Session:
             statistics=statistics,
             models=models,
         )
+        if keeps_profile:
+            await self._learn(plan, result)
+        return result
+
+    async def run_together(
+        self, submissions: Sequence[Submission], *, options: RunOptions = DEFAULT_OPTIONS
+    ) -> list[RunResult]:
+        """Runs several plans as one, where that is possible: see `together.join`.
+
+        Rules, prefix tree and schedule see all of them at once, so equal operators over equal
+        columns are one, and calls that begin alike follow each other. The others run beside them.
+        Every plan has the outputs it has by itself; the results come when the last one is over.
+
+        Returns:
+            The plans' results, in their order.
+
+        Raises:
+            PlanError: as `run`, for all plans at once; paths begin with "plans[i].".
+            RequestError: as `run`.
+        """
+        await check_submissions(submissions, self.generator.info, self.codec)
+        joints = await asyncio.to_thread(join, submissions)
+        results: dict[int, RunResult] = {}
+
+        async def run_alone(number: int) -> None:
+            one = submissions[number]
+            results[number] = await self.run(one.plan, one.rows, params=one.params, options=options)
+
+        async def run_joint(joint: Joint) -> None:
+            profiles = [await self.profile_of(submissions[n].plan) for n in joint.members]
+            prepared: list[Prepared] = []
+            result = await self.run(
+                joint.combined.plan,
+                joint.rows,
+                options=options,
+                profile=join_profiles(joint, profiles),
+                on_prepared=prepared.append,
+                keeps_profile=False,
+            )
+            parts = part_results(joint, submissions, prepared[0], result)
+            for number, part in zip(joint.members, parts, strict=True):
+                results[number] = part
+                await self._learn(submissions[number].plan, part)
+
+        joined = {number for joint in joints for number in joint.members}
+        alone = (number for number in range(len(submissions)) if number not in joined)
+        tasks = [
+            asyncio.ensure_future(work)
+            for work in (*map(run_joint, joints), *map(run_alone, alone))
+        ]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return [results[number] for number in range(len(submissions))]
+
+    async def _learn(self, plan: Plan, result: RunResult) -> None:
+        """Keeps what a run has shown for later runs of the plan."""
+        if self._profiles is not None:
+            shown = profile_of(result.statistics, len(result.rows))
+            await asyncio.to_thread(self._profiles.add, plan.plan_id, shown, plan_name=plan.name)
 
     async def sample(
         self,

@@ -194,7 +194,7 @@ def _needed_tokens(prepared: Prepared, estimates: Mapping[str, Estimate]) -> flo
         if node.name in estimates
     }
     merged = sum(per_operator.get(by, 0.0) for by in prepared.optimized.merged.values())
-    return sum(per_operator.values()) + merged + prepared.fetched_tokens[0]
+    return sum(per_operator.values()) + merged + sum(map(sum, prepared.fetched.values()))
 
 
 def _count_new_tokens(graph: CallGraph) -> dict[str, float]:

@@ -67,7 +67,7 @@ def expand_subplan(
     for new in names.values():
         if new.startswith(f"{name}/") and not is_path(new):
             found.add(path, f"{new[:80]!r} is too deep or too long for a name", "bad_name")
-    counted = tuple(_fix_counts(op, values) for op in parts.ops)
+    counted = tuple(fix_counts(op, values) for op in parts.ops)
     used = _used(counted, parts.outputs)
     constants = tuple(
         Const(name=names[param], value=value) for param, value in values.items() if param in used
@@ -171,9 +171,9 @@ def _used(ops: tuple[Op, ...], outputs: tuple[Output, ...]) -> set[str]:
     return used
 
 
-def _fix_counts(op: Op, values: Mapping[str, Value]) -> Op:
+def fix_counts(op: Op, values: Mapping[str, Value]) -> Op:
     """Loops that count by a parameter whose value is known count by that."""
-    op = map_bodies(op, lambda inner: _fix_counts(inner, values))
+    op = map_bodies(op, lambda inner: fix_counts(inner, values))
     if isinstance(op, Loop) and isinstance(op.count, str) and type(values.get(op.count)) is int:
         count = values[op.count]
         return Loop(
