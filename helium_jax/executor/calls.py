@@ -25,6 +25,7 @@ from helium_jax.executor.events import (
     EncodeCall,
     Foresee,
     Instruction,
+    OpAnswer,
     OpDelta,
     OpProgress,
     OpStarted,
@@ -39,6 +40,7 @@ from helium_jax.executor.tally import Tally
 from helium_jax.executor.values import TOO_LARGE, Answer, Value, text_of
 from helium_jax.physical import Generate, PhysicalPlan
 from helium_jax.schedule.dispatch import Dispatcher, ReadyCall, Release
+from helium_jax.types import FinishReason, Usage
 
 MAX_ENCODING = 64  # prompts being encoded at a time
 MAX_REMEMBERED = 256  # submitted calls whose consumers have not been looked at
@@ -54,6 +56,15 @@ class Landing:
     source: CallSource | None = None
     code: str = ""
     message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Given:
+    """The answer of a call, for the places that wait for it and for equal ones that come later."""
+
+    value: Value
+    usage: Usage
+    finish_reason: FinishReason
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,6 +103,7 @@ class Calls:
         single_flight: bool,
         encode_ahead: int,
         tells_deltas: bool,
+        tells_answers: bool,
         spent: Spent,
     ) -> None:
         """
@@ -106,6 +118,7 @@ class Calls:
             encode_ahead: encoded calls that may wait for the dispatcher, as long as that does not
                 keep it from releasing any.
             tells_deltas: report answers as they grow.
+            tells_answers: report what every answer was besides its text.
             spent: by earlier attempts, of the plan's limits.
         """
         self._dispatcher = dispatcher
@@ -116,6 +129,7 @@ class Calls:
         self._single_flight = single_flight
         self._encode_ahead = encode_ahead
         self._tells_deltas = tells_deltas
+        self._tells_answers = tells_answers
         self._keeps_answers = bool(plan.remembered)
         self._place = {op.name: place for place, op in enumerate(plan.calls)}
         self._budget = Budget(plan.limits, spent)
@@ -124,7 +138,7 @@ class Calls:
         self._queued: dict[int, Place] = {}
         self._flights: dict[int, _Flight] = {}
         self._leaders: dict[bytes, int] = {}  # key of a call on its way -> its id
-        self._answers: dict[bytes, tuple[Value, int]] = {}  # -> its value and prompt tokens
+        self._answers: dict[bytes, _Given] = {}  # of calls that are over
         self._held: list[int] = []  # released calls that wait for others' unused tokens
         self._submitted: deque[tuple[Place, int | None]] = deque(maxlen=MAX_REMEMBERED)
         self._num_encoding = 0
@@ -244,7 +258,8 @@ class Calls:
         self._budget.finish(event.call_id, usage.prompt_tokens + usage.completion_tokens)
         value = self._value(flight.prompt, event.text, flight.token_ids, event.token_ids)
         source: CallSource = "kv" if usage.kv_cached else "computed"
-        return self._land(flight, value, source, usage.prompt_tokens)
+        given = _Given(value=value, usage=usage, finish_reason=event.finish_reason)
+        return self._land(flight, given, source)
 
     def on_served(self, event: CallServed) -> list[Landing]:
         """The answer was already there."""
@@ -260,7 +275,9 @@ class Calls:
         tally.num_cached_calls += 1
         tally.cached_prompt_tokens += num_tokens
         value = self._value(flight.prompt, event.text, event.prompt_ids, event.token_ids)
-        return self._land(flight, value, "result", num_tokens)
+        usage = Usage(prompt_tokens=num_tokens, completion_tokens=len(event.token_ids), kv_cached=0)
+        given = _Given(value=value, usage=usage, finish_reason=event.finish_reason)
+        return self._land(flight, given, "result")
 
     def on_failed(self, event: CallFailed) -> list[Landing]:
         """An attempt came to nothing: another one, or the end of the call."""
@@ -311,9 +328,9 @@ class Calls:
         key = prompt_key(prompt, settings) if self._single_flight else None
         if key is not None and key in self._answers:
             self._dispatcher.finished(call_id, 0)
-            value, num_tokens = self._answers[key]
-            self._tell_value([place], text_of(value))
-            landings.append(self._serve(place, value, num_tokens))
+            given = self._answers[key]
+            self._tell_value([place], text_of(given.value))
+            landings.append(self._serve(place, given))
             return
         if key is not None and key in self._leaders:
             self._dispatcher.finished(call_id, 0)
@@ -474,24 +491,38 @@ class Calls:
         value = self._value(prompt or Prompt(turns=tuple((t.role, "") for t in step.turns)), text)
         return Landing(place=place, value=value, source="default")
 
-    def _land(
-        self, flight: _Flight, value: Value, source: CallSource, num_tokens: int
-    ) -> list[Landing]:
+    def _land(self, flight: _Flight, given: _Given, source: CallSource) -> list[Landing]:
         if flight.key is not None:
-            self._answers[flight.key] = (value, num_tokens)
-        self._tell_value(flight.waiting, text_of(value), "".join(flight.told))
+            self._answers[flight.key] = given
+        self._tell_value(flight.waiting, text_of(given.value), "".join(flight.told))
         first, *others = flight.waiting
+        self._tell_answer(first, given, source)
         return [
-            Landing(place=first, value=value, source=source),
-            *(self._serve(place, value, num_tokens) for place in others),
+            Landing(place=first, value=given.value, source=source),
+            *(self._serve(place, given) for place in others),
         ]
 
-    def _serve(self, place: Place, value: Value, num_tokens: int) -> Landing:
+    def _serve(self, place: Place, given: _Given) -> Landing:
         """Gives a place the answer of an equal call."""
         tally = self._tallies[place[1]]
         tally.num_saved_calls += 1
-        tally.saved_prompt_tokens += num_tokens
-        return Landing(place=place, value=value, source="result")
+        tally.saved_prompt_tokens += given.usage.prompt_tokens
+        self._tell_answer(place, given, "result")
+        return Landing(place=place, value=given.value, source="result")
+
+    def _tell_answer(self, place: Place, given: _Given, source: CallSource) -> None:
+        if not self._tells_answers:
+            return
+        frame, name = place
+        told = OpAnswer(
+            operator=name,
+            row=frame.row,
+            source=source,
+            usage=given.usage,
+            finish_reason=given.finish_reason,
+            index=frame.index,
+        )
+        self._out(Report(progress=told))
 
     def _tell_value(self, places: Sequence[Place], text: str, told: str = "") -> None:
         """Reports what is left of a value, or all of it where something else was told."""

@@ -312,6 +312,7 @@ class Driver:
                 token_ids=event.token_ids,
                 prompt_tokens=event.usage.prompt_tokens,
                 completion_tokens=event.usage.completion_tokens,
+                finish_reason=event.finish_reason,
             )
             if self.options.output_cache:
                 self.resources.keep(key, claim.output)
@@ -356,14 +357,14 @@ class Driver:
         self.spans.admitted(call.call_id, request.worker, self.now)
         texts: list[str] = []
         token_ids: list[int] = []
-        usage = None
+        usage, finish_reason = None, None
         detokenizer = self.resources.codec.detokenizer(call.settings.stop)
         pieces = stream_answer(self.resources.generator, request, detokenizer)
         async with aclosing(pieces):
             async for piece in pieces:
                 texts.append(piece.text)
                 token_ids += piece.token_ids
-                usage = piece.usage
+                usage, finish_reason = piece.usage, piece.finish_reason
                 if piece.token_ids:
                     self.resources.gate.grew(seat, len(piece.token_ids))
                     progress = CallProgressed(
@@ -374,8 +375,13 @@ class Driver:
                     )
                     self.inbox.put_nowait(progress)
         assert usage is not None, "an answer has at least its last piece"
+        assert finish_reason is not None, "the last piece says why it is the last"
         return CallFinished(
-            call_id=call.call_id, text="".join(texts), usage=usage, token_ids=tuple(token_ids)
+            call_id=call.call_id,
+            text="".join(texts),
+            usage=usage,
+            token_ids=tuple(token_ids),
+            finish_reason=finish_reason,
         )
 
     async def _grammar(self, call: Call) -> TokenGrammar | None:
@@ -421,7 +427,11 @@ class Driver:
 
 def _served(call: Call, token_ids: tuple[int, ...], output: CachedOutput) -> CallServed:
     return CallServed(
-        call_id=call.call_id, text=output.text, prompt_ids=token_ids, token_ids=output.token_ids
+        call_id=call.call_id,
+        text=output.text,
+        prompt_ids=token_ids,
+        token_ids=output.token_ids,
+        finish_reason=output.finish_reason,
     )
 
 

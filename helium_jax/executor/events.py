@@ -11,7 +11,7 @@ from helium_jax.executor.values import Answer, Turns
 from helium_jax.plan import CallSettings
 from helium_jax.plan.nodes import Function
 from helium_jax.schedule.dispatch import PrefixUse, Release
-from helium_jax.types import Usage
+from helium_jax.types import FinishReason, Usage
 
 CallSource = Literal["computed", "kv", "result", "default"]
 
@@ -76,6 +76,7 @@ class CallFinished:
     text: str
     usage: Usage
     token_ids: tuple[int, ...] = ()
+    finish_reason: FinishReason = FinishReason.STOP
     attempt: int = 0
 
 
@@ -86,12 +87,14 @@ class CallServed:
     Attributes:
         prompt_ids: the prompt that was not computed.
         token_ids: of the answer.
+        finish_reason: why it ended when it was computed.
     """
 
     call_id: int
     text: str
     prompt_ids: tuple[int, ...]
     token_ids: tuple[int, ...]
+    finish_reason: FinishReason = FinishReason.STOP
     attempt: int = 0
 
 
@@ -219,6 +222,28 @@ class OpRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OpAnswer:
+    """What an answer was besides its text; told only to those who ask, before the value's `OpRow`.
+
+    Attributes:
+        operator: whose value.
+        row: for which row.
+        source: "result" if another call's answer served: nothing of the prompt was computed then.
+        usage: of the call that computed it, or of the prompt and answer that served.
+        finish_reason: why the answer ended.
+        index: the iterations and items it stands in, outermost first.
+    """
+
+    type: ClassVar[str] = "op.answer"
+    operator: str
+    row: int
+    source: CallSource
+    usage: Usage
+    finish_reason: FinishReason
+    index: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OpDelta:
     """A row's value grew; told only to those who ask for it, before the value's `OpRow`.
 
@@ -265,7 +290,9 @@ class RunCompleted:
     num_failed_rows: int
 
 
-Progress = OpStarted | OpProgress | OpDelta | OpRow | OpCompleted | RowCompleted | RunCompleted
+Progress = (
+    OpStarted | OpProgress | OpDelta | OpAnswer | OpRow | OpCompleted | RowCompleted | RunCompleted
+)
 
 
 # --- instructions: what the shell shall do ---------------------------------------------------

@@ -13,6 +13,7 @@ import msgspec
 
 from helium_jax.errors import RequestError
 from helium_jax.executor.output_cache_file import OutputFile, StoredOutput
+from helium_jax.types import FinishReason
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +30,14 @@ class CachedOutput:
         token_ids: what it generated, a closing end-of-sequence id included.
         prompt_tokens: length of the prompt.
         completion_tokens: tokens generated.
+        finish_reason: why it ended.
     """
 
     text: str
     token_ids: tuple[int, ...]
     prompt_tokens: int
     completion_tokens: int
+    finish_reason: FinishReason = FinishReason.STOP
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,12 +243,13 @@ def _pack(output: CachedOutput) -> bytes:
     # Texts may hold lone surrogates, which have no UTF-8.
     text = output.text.encode("utf-8", "surrogatepass")
     ids = array("q", output.token_ids).tobytes()
-    return msgspec.msgpack.encode((text, ids, output.prompt_tokens, output.completion_tokens))
+    counts = (output.prompt_tokens, output.completion_tokens)
+    return msgspec.msgpack.encode((text, ids, *counts, output.finish_reason))
 
 
 def _unpack(payload: bytes) -> CachedOutput:
-    text, packed, prompt_tokens, completion_tokens = msgspec.msgpack.decode(
-        payload, type=tuple[bytes, bytes, int, int]
+    text, packed, prompt_tokens, completion_tokens, finish_reason = msgspec.msgpack.decode(
+        payload, type=tuple[bytes, bytes, int, int, FinishReason]
     )
     ids = array("q")
     ids.frombytes(packed)
@@ -254,4 +258,5 @@ def _unpack(payload: bytes) -> CachedOutput:
         token_ids=tuple(ids),
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
+        finish_reason=finish_reason,
     )

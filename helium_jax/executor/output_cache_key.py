@@ -10,7 +10,7 @@ from helium_jax.types import ModelInfo
 
 # A change of what a key is made of, or of what an answer means, takes a new number: answers that
 # older programs left in a file are then never found again.
-KEY_FORMAT = "helium-output/1"
+KEY_FORMAT = "helium-output/2"
 
 # What may differ between two calls with the same answer. Every other field of the settings, also
 # one that is added later, is part of the key.

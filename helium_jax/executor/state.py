@@ -78,6 +78,7 @@ class RunState:
         prefill_ahead: bool = False,
         tells_rows: bool = False,
         tells_deltas: bool = False,
+        tells_answers: bool = False,
         spent: Spent = NOTHING,
     ) -> None:
         """
@@ -93,6 +94,7 @@ class RunState:
             prefill_ahead: have what is known of a prompt computed while the rest is generated.
             tells_rows: report the outputs of every row as soon as it is over.
             tells_deltas: report the answers of calls as they grow.
+            tells_answers: report what the answers of calls were besides their texts.
             spent: by earlier attempts at the run, of its limits.
         """
         self._plan = plan
@@ -117,6 +119,7 @@ class RunState:
             single_flight=single_flight,
             encode_ahead=encode_ahead,
             tells_deltas=tells_deltas,
+            tells_answers=tells_answers,
             spent=spent,
         )
         self._invocations = Invocations(

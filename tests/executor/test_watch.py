@@ -3,11 +3,13 @@
 import asyncio
 
 from helium_jax.errors import InternalError
-from helium_jax.executor import Session
-from helium_jax.executor.events import OpDelta, OpRow, RowCompleted
+from helium_jax.executor import RunOptions, Session
+from helium_jax.executor.events import OpAnswer, OpDelta, OpRow, RowCompleted
+from helium_jax.executor.output_cache import OutputCache
 from helium_jax.executor.watch import RunWatch
 from helium_jax.plan import plan_from_document
 from helium_jax.testing import FakeGenerator, FakeText
+from helium_jax.types import FinishReason, Usage
 
 PLAN = {
     "version": "helium/v1",
@@ -50,9 +52,9 @@ def values(events):
     }
 
 
-async def run(generator, plan=None, **kwargs):
+async def run(generator, plan=None, *, output_cache=None, **kwargs):
     events = []
-    session = Session(generator, FakeText())
+    session = Session(generator, FakeText(), output_cache=output_cache)
     result = await session.run(
         plan or plan_of(), ROWS, on_event=events.append, tells_rows=True, **kwargs
     )
@@ -70,6 +72,36 @@ async def test_deltas_spell_every_rows_values_also_those_of_equal_calls():
 async def test_deltas_are_told_only_to_those_who_ask():
     events, _ = await run(FakeGenerator())
     assert spell(events) == {}
+
+
+async def test_answers_tell_why_they_ended_and_what_they_cost_whoever_computed_them():
+    def reply(request):
+        is_long = b"one" in bytes(i for i in request.token_ids if i < 256)
+        return list(b"abcdefgh"[: 8 if is_long else 3])
+
+    document = {**PLAN, "ops": {"draft": PLAN["ops"]["draft"]}, "outputs": {"draft": "draft"}}
+    cache = OutputCache()
+    told = []
+    for _ in range(2):
+        events, _ = await run(
+            FakeGenerator(reply=reply),
+            plan_of(document),
+            output_cache=cache,
+            tells_answers=True,
+            options=RunOptions(disabled_rules=frozenset({"fetch_cached_outputs"})),
+        )
+        found = [event.progress for event in events if isinstance(event.progress, OpAnswer)]
+        told.append({one.row: (one.source, one.finish_reason, one.usage) for one in found})
+    usages = [Usage(prompt_tokens=6, completion_tokens=n, kv_cached=0) for n in (6, 4)]
+    length, stop = FinishReason.LENGTH, FinishReason.STOP
+    assert told[0] == {
+        0: ("computed", length, usages[0]),
+        1: ("computed", stop, usages[1]),
+        2: ("result", length, usages[0]),
+    }
+    assert told[1] == {row: ("result", *rest) for row, (_, *rest) in told[0].items()}
+    events, _ = await run(FakeGenerator(reply=reply), plan_of(document))
+    assert not any(isinstance(event.progress, OpAnswer) for event in events)
 
 
 async def test_another_attempt_begins_anew():
