@@ -128,14 +128,23 @@ class AsyncEngine:
             request_id=request_id, token_ids=prefix.token_ids, worker=prefix.worker
         )
         validate_request(request, self.info, pool_tokens=self._pool_tokens)
-        warmed = await asyncio.wrap_future(
-            self._service.call(lambda loop: loop.warm(prefix, request_id))
-        )
+        begun = self._service.call(lambda loop: loop.warm(prefix, request_id))
         try:
-            return await asyncio.wrap_future(warmed)
+            return await asyncio.wrap_future(await asyncio.wrap_future(begun))
         except asyncio.CancelledError:
             self._service.cancel(request_id)
+            begun.add_done_callback(self._give_pin_back)
             raise
+
+    def _give_pin_back(self, begun: Future[Future[WarmReceipt]]) -> None:
+        """Gives back what was pinned for somebody who left before the receipt arrived."""
+
+        def unpin(warmed: Future[WarmReceipt]) -> None:
+            if warmed.exception() is None and (pin_id := warmed.result().pin_id) is not None:
+                self._service.call(lambda loop: loop.unpin(pin_id))
+
+        if not begun.cancelled() and begun.exception() is None:
+            begun.result().add_done_callback(unpin)
 
     async def unpin(self, pin_id: int) -> None:
         """Gives a pin back; an unknown id raises RequestError."""

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import math
 import random
+import time
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from helium_jax.types import (
     PlannedUse,
     SamplingParams,
     WarmPrefix,
+    WarmReceipt,
 )
 from tests.engine.conftest import (
     EOS,
@@ -427,6 +429,26 @@ async def test_a_warming_that_is_cancelled_pins_nothing_and_harms_nobody(make_lo
         await collect(engine, make_request("a", (1, 2, 3), max_tokens=2))
         statistics = engine.statistics()[0]
         assert (statistics.cache.num_pinned, statistics.cache.num_used) == (0, 0)
+
+
+@pytest.mark.parametrize("rounds", range(4))
+async def test_who_leaves_before_the_receipt_arrives_keeps_no_pin(make_loop, rounds):
+    async with AsyncEngine(make_loop()) as engine:
+        prefix = WarmPrefix(token_ids=tuple(range(1, 80)), pin=True)
+        warming = asyncio.create_task(engine.warm(prefix))
+        await asyncio.sleep(0)  # it is asked for
+        while engine.statistics()[0].cache.num_pinned == 0:
+            time.sleep(0.001)  # the engine's thread pins while nobody here can be told
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        warming.cancel()
+        (receipt,) = await asyncio.gather(warming, return_exceptions=True)
+        if isinstance(receipt, WarmReceipt):
+            await engine.unpin(receipt.pin_id)
+        else:
+            assert isinstance(receipt, asyncio.CancelledError)
+        await collect(engine, make_request("a", (1, 2, 3), max_tokens=2))
+        assert engine.statistics()[0].cache.num_pinned == 0
 
 
 def test_pins_of_a_store_that_was_lost_can_be_given_back(make_loop, caplog):
