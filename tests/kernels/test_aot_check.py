@@ -30,7 +30,7 @@ def faults(aot, baseline=None, **changes):
     )  # fmt: skip
     program = SimpleNamespace(pool_bytes=2**30)
     measured = aot.Measured(**numbers | changes)
-    return list(aot.find_faults(measured, program, aot.CHIPS["h200"], baseline))
+    return list(aot.find_faults(measured, program, aot.CHIPS["h200"], baseline or {}))
 
 
 def test_a_program_within_its_bounds_has_no_fault(aot):
