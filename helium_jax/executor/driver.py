@@ -113,9 +113,9 @@ class Driver:
         if self.watch is not None:
             self.watch.attach(lambda: self.spans.so_far(self.now))
         try:
-            if self.warmer is None:
-                self.inbox.put_nowait(RunStarted())
-            else:
+            self.inbox.put_nowait(RunStarted())
+            if self.warmer is not None:
+                # Begun first, so that it is in the engine's queue before any call.
                 self._start("warm", 0, self._warm(self.warmer))
             while self.state.status is None:
                 event = await self.inbox.get()
@@ -241,10 +241,10 @@ class Driver:
         self.inbox.put_nowait(CancelRequested())
 
     async def _warm(self, warmer: Warmer) -> None:
-        """Computes static prefixes; then the run begins."""
+        """Computes static prefixes. Calls do not wait for it: those that come into a step with a
+        prefix that is being computed share it there."""
         await warmer.warm()
         self.precompute_seconds = self.now
-        self.inbox.put_nowait(RunStarted())
 
     async def _prefill(self, instruction: PrefillAhead) -> None:
         """Computes what is known of a prompt; what goes wrong will be seen when it is complete."""

@@ -22,7 +22,7 @@ class RunOptions:
         single_flight: equal deterministic calls are made once, also those of other runs of the
             same session that are on their way.
         output_cache: answers may come from, and go to, the session's output cache.
-        precompute: static prefixes worth it are computed before the first call, if the policy
+        precompute: static prefixes worth it are computed ahead of the calls, if the policy
             wants that.
         prefill_ahead: what is known of a prompt is computed while the rest is still generated, on
             an engine of one worker with pages to spare.

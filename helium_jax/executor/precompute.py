@@ -1,4 +1,4 @@
-"""Static prefixes whose KV is computed before a run's first call, and pinned while it is needed."""
+"""Static prefixes whose KV is computed ahead of a run's calls, and pinned while it is needed."""
 
 import asyncio
 import logging
@@ -45,7 +45,7 @@ class WeighedPrefix:
 
     Attributes:
         prefix: which.
-        is_chosen: it is computed before the first call.
+        is_chosen: it is computed ahead of the calls.
         reason: what it saves, and from what on that is worth it.
     """
 
@@ -177,6 +177,8 @@ class Warmer:
         self.computed += receipt.computed
         if receipt.pin_id is not None:
             self.pins.setdefault(prefix, []).append(receipt.pin_id)
+            if self.done.issuperset(prefix.operators):  # its last consumer was quicker
+                await self._unpin(self.pins[prefix])
 
     async def _unpin(self, pin_ids: list[int]) -> None:
         while pin_ids:

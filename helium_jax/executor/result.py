@@ -133,8 +133,8 @@ class RunStatistics:
         operators: the same per calling operator.
         num_cached_calls: values that the output cache or another run gave.
         result_cached: prompt tokens of those.
-        precomputed: prompt tokens computed ahead of the first call; not part of `needed`.
-        precompute_seconds: how long that took before the first call could go out.
+        precomputed: prompt tokens computed ahead of the calls; not part of `needed`.
+        precompute_seconds: how long that took; calls go out meanwhile.
         merged_saved: prompt tokens of operators that the optimiser merged into others.
         planning_seconds: spent on rewriting, lowering and scheduling.
         spans: when each call was ready, submitted and finished; what a timeline is drawn from.

@@ -27,7 +27,7 @@ class Measurement:
     Attributes:
         seconds: of the batch, planning and precomputing included.
         planning_s: of those, rewriting, lowering and scheduling.
-        precompute_s: of those, computing static prefixes before the first call.
+        precompute_s: until static prefixes were computed, beside the first calls.
         warmup_s: of the batch before, if the workload has one; not in `seconds`.
         num_rows: of the batch.
         calls: that reached the engine.
@@ -37,7 +37,7 @@ class Measurement:
         floor: prompt tokens that the same calls in the same order had computed with a KV store
             without a limit that was empty at first; what is above it is what eviction and calls
             of one time cost, what is below it was there before the batch.
-        precomputed: prompt tokens that were computed before the first call.
+        precomputed: prompt tokens that were computed ahead of the calls.
         output_tokens: generated.
         hit_rate: share of the prompt tokens of `calls` that were found in the KV store.
         saved_rate: share of `needed` that was not computed in any way.

@@ -121,7 +121,7 @@ def _physical(report: Report) -> str:
             history = f"  continues {operator.history}"
         lines.append(f"  {number}. {type(operator).__name__} {operator.name}{after}{history}")
     if report.prefixes:
-        lines.append("Static prefixes (* computed before the first call)")
+        lines.append("Static prefixes (* computed ahead of the calls)")
         for weighed in report.prefixes:
             prefix = weighed.prefix
             lines.append(

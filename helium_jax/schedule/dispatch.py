@@ -118,7 +118,7 @@ class Dispatcher(Protocol):
 
     @property
     def warms(self) -> bool:
-        """Whether the static prefixes of the plan shall be computed before its first call."""
+        """Whether the static prefixes of the plan shall be computed ahead of its calls."""
         ...
 
     def coming(self, call_id: int, row: int) -> None:

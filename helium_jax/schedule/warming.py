@@ -23,8 +23,8 @@ def worth_warming(
     """Weighs what a resident prefix saves against its step and what its pages could hold instead.
 
     Every use but the first finds the prefix computed, if it is still there; pinned, it is. A page
-    that holds anything else saves its tokens about once, and the prefix is computed in a step of
-    its own, before the first call.
+    that holds anything else saves its tokens about once, and the prefix takes a place in a
+    step.
 
     Args:
         uses: calls that begin with the prefix.

@@ -45,7 +45,7 @@ async def run(engine, plan, rows, **options):
     return await session.run(plan, rows, options=RunOptions(**options))
 
 
-async def test_5_10_static_prefixes_are_computed_before_the_first_call():
+async def test_5_10_static_prefixes_are_computed_ahead_of_the_calls():
     engine = Recording()
     plain = FakeGenerator(page_size=PAGE)
     result = await run(engine, two_steps(), rows_of(6))
@@ -78,6 +78,20 @@ async def test_5_10_a_cancelled_run_gives_its_pins_back():
     assert len(engine._pins) == 2
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+    assert engine._pins == {}
+
+
+async def test_calls_do_not_wait_for_a_prefix_whose_last_consumer_may_be_quicker():
+    class Late(Recording):
+        async def warm(self, prefix):
+            while len(self.finished) < 11:  # of twelve calls: all of "first" are over
+                await asyncio.sleep(0)
+            return await super().warm(prefix)
+
+    engine = Late()
+    result = await run(engine, two_steps(), rows_of(6))
+    assert result.errors == ()
+    assert len(engine.unpinned) == len(engine.warmed) == 2
     assert engine._pins == {}
 
 
