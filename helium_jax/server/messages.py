@@ -31,13 +31,14 @@ from helium_jax.server.messages_bodies import (
 from helium_jax.server.messages_format import MessagesFormat, MessagesWire
 from helium_jax.server.messages_prompt import Conversation, check_conversation
 from helium_jax.server.messages_replies import TokenCount
-from helium_jax.server.messages_tools import check_messages_tools, make_parser
+from helium_jax.server.messages_tools import check_messages_tools
 from helium_jax.server.prompts import check_fits, check_variables
 from helium_jax.server.reading import Findings
 from helium_jax.server.receive import finish_reading, parse_body, receive_object
 from helium_jax.server.response_format import AnswerFormat, compile_answer
 from helium_jax.server.sampling import check_foreign, check_stop_strings
 from helium_jax.server.state import CONFIG, RUNS, RUNTIME, TENANT
+from helium_jax.server.tool_specs import parser_maker
 from helium_jax.server.tools import HERMES, ToolChoice, ToolSpec, recognise_syntax, write_tools
 from helium_jax.text import GrammarSpec, TextModel
 
@@ -96,7 +97,7 @@ async def post_messages(request: web.Request) -> web.StreamResponse:
             continuous_usage=True,
             started=started,
         )
-        new_parser = make_parser(tools, choice, syntax)
+        new_parser = parser_maker(tools, choice, syntax, id_prefix="toolu_")
         form = MessagesFormat(
             make_heading(request, "msg_", [*warnings, *hints.warnings, *held.warnings]),
             None if new_parser is None else new_parser(),

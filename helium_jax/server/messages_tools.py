@@ -1,23 +1,12 @@
 """Tools of Anthropic's Messages API: which the model is told of, and which it may call."""
 
-import uuid
-from collections.abc import Callable, Sequence
-from functools import partial
-
-import msgspec
+from collections.abc import Sequence
 
 from helium_jax.server.config import Limits
 from helium_jax.server.messages_bodies import PromptFields, Tool
 from helium_jax.server.reading import Findings
-from helium_jax.server.tool_specs import read_spec
-from helium_jax.server.tools import (
-    ToolChoice,
-    ToolMode,
-    ToolParser,
-    ToolSpec,
-    ToolSyntax,
-    allowed_tools,
-)
+from helium_jax.server.tool_specs import check_size, read_spec
+from helium_jax.server.tools import ToolChoice, ToolMode, ToolSpec
 
 _MODES = {
     "auto": ToolMode.AUTO,
@@ -52,25 +41,8 @@ def check_messages_tools(
     return tools, ToolChoice(mode=mode, names=only, max_calls=1 if one else limits.tool_calls)
 
 
-def make_parser(
-    tools: Sequence[ToolSpec], choice: ToolChoice, syntax: ToolSyntax
-) -> Callable[[], ToolParser] | None:
-    """What makes a reader of one answer; None when the answer has no calls."""
-    names = [tool.name for tool in allowed_tools(tools, choice)]
-    return partial(ToolParser, syntax, names, _new_id) if names else None
-
-
-def _new_id() -> str:
-    return f"toolu_{uuid.uuid4().hex}"
-
-
 def _read_tools(bodies: Sequence[Tool], limits: Limits, found: Findings) -> list[ToolSpec]:
-    if len(bodies) > limits.tools:
-        found.add("tools", f"has {len(bodies)} entries; the limit is {limits.tools}")
-        return []
-    size = len(msgspec.json.encode(bodies))
-    if size > limits.tools_bytes:
-        found.add("tools", f"have {size} bytes; the limit is {limits.tools_bytes}")
+    if not check_size(bodies, limits, found):
         return []
     tools: dict[str, ToolSpec] = {}
     for i, body in enumerate(bodies):

@@ -1,13 +1,36 @@
-"""One tool of a request, whatever the endpoint: its name and its schema checked."""
+"""Tools of a request, whatever the endpoint: how many, their schemas, who reads their calls."""
 
-from collections.abc import Mapping
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import msgspec
+
 from helium_jax.errors import RequestError
+from helium_jax.server.config import Limits
 from helium_jax.server.reading import Findings
 from helium_jax.server.relaxing import enforce_schema
 from helium_jax.server.tool_calls import check_name
-from helium_jax.server.tools import ToolSpec
+from helium_jax.server.tools import (
+    ToolChoice,
+    ToolParser,
+    ToolSpec,
+    ToolSyntax,
+    allowed_tools,
+)
+
+
+def check_size(bodies: Sequence[msgspec.Struct], limits: Limits, found: Findings) -> bool:
+    """Whether the tools of a request are few and short enough to be looked at."""
+    if len(bodies) > limits.tools:
+        found.add("tools", f"has {len(bodies)} entries; the limit is {limits.tools}")
+        return False
+    size = len(msgspec.json.encode(bodies))
+    if size > limits.tools_bytes:
+        found.add("tools", f"have {size} bytes; the limit is {limits.tools_bytes}")
+        return False
+    return True
 
 
 def read_spec(
@@ -48,3 +71,14 @@ def read_spec(
         enforced={"type": "object", **enforced},
         path=schema_path,
     )
+
+
+def parser_maker(
+    tools: Sequence[ToolSpec], choice: ToolChoice, syntax: ToolSyntax, *, id_prefix: str
+) -> Callable[[], ToolParser] | None:
+    """What makes a reader of one answer, in which the ids of calls begin with `id_prefix`; None
+    when the answer has no calls."""
+    names = [tool.name for tool in allowed_tools(tools, choice)]
+    if not names:
+        return None
+    return partial(ToolParser, syntax, names, lambda: f"{id_prefix}{uuid.uuid4().hex}")
