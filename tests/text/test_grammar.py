@@ -3,7 +3,6 @@
 import asyncio
 import json
 import threading
-import time
 
 import hypothesis.strategies as st
 import pytest
@@ -314,16 +313,17 @@ class TestGrammarCache:
         assert made == [threading.current_thread()]
 
     async def test_the_event_loop_goes_on_meanwhile(self, vocabulary):
+        goes = threading.Event()
+
         def slow():
-            time.sleep(0.2)
+            assert goes.wait(60)
             return vocabulary
 
         compiling = asyncio.create_task(GrammarCache(slow).compile(GrammarSpec.of_regex("a")))
-        turns = 0
-        while not compiling.done():
-            await asyncio.sleep(0.001)
-            turns += 1
-        assert turns > 10
+        await asyncio.sleep(0.01)
+        assert not compiling.done()
+        goes.set()
+        await compiling
 
     async def test_it_forgets_what_was_not_used_for_longest(self, vocabulary):
         cache = GrammarCache(lambda: vocabulary, max_cached=2)
