@@ -15,7 +15,6 @@ from helium_jax.builtin import TINY_NAME
 from helium_jax.config import EngineConfig
 from helium_jax.errors import RequestError
 from helium_jax.executor import RunEvent, RunOptions, RunResult, Session, Submission
-from helium_jax.executor.policy import dispatch_setting
 from helium_jax.explain import Report, analyze_plan, explain_plan
 from helium_jax.plan import Plan, PlanBuilder, Value, load_plan
 from helium_jax.plan.response_format import response_format_of
@@ -196,19 +195,8 @@ class AsyncLM:
             PlanError: the plan is not valid; names every fault.
             RequestError: a row is not what the plan's inputs say.
         """
-        known = _plan_of(plan)
-        rates = await self._session.rates.known()
         return await explain_plan(
-            known,
-            rows,
-            model=self.info,
-            setting=dispatch_setting(self._runtime.generator, options, rates),
-            codec=self._runtime.text,
-            params=params or {},
-            options=options,
-            output_cache=self._session.output_cache,
-            profile=await self._session.profile_of(known),
-            rates=rates,
+            self._session, _plan_of(plan), rows, params=params or {}, options=options
         )
 
     async def analyze(

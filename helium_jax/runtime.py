@@ -7,6 +7,7 @@ speaks for it.
 import asyncio
 import contextlib
 import dataclasses
+import hashlib
 import math
 import os
 import threading
@@ -251,13 +252,20 @@ def _load_loop(
         params = quantize(params)
     runner = Runner(params, source.config, resolved)
     runner.warm_up(progress)
-    version = name_numerics(version, resolved, platform=device.platform, attention=runner.attention)
-    return Loop(runner, _model_info(name, source.config, resolved, version), resolved)
+    numerics = name_numerics(resolved, platform=device.platform, attention=runner.attention)
+    info = _model_info(name, source.config, resolved, numerics, version=version)
+    return Loop(runner, info, resolved)
 
 
 def _model_info(
-    name: str, model: ModelConfig, config: ResolvedEngineConfig, version: str
+    name: str,
+    model: ModelConfig,
+    config: ResolvedEngineConfig,
+    numerics: str,
+    *,
+    version: str | None = None,
 ) -> ModelInfo:
+    speed_class = hashlib.blake2b(f"{model!r}/{numerics}".encode(), digest_size=12).hexdigest()
     return ModelInfo(
         name=name,
         vocab_size=model.vocab_size,
@@ -266,7 +274,8 @@ def _model_info(
         max_num_batched_tokens=config.max_num_batched_tokens,
         eos_token_ids=frozenset(model.eos_token_ids),
         deterministic=config.deterministic,
-        version=version,
+        version="" if version is None else f"{version}/{numerics}",
+        speed_class=speed_class,
     )
 
 
@@ -305,24 +314,23 @@ def outline_engine(
         _shape_of(source.config, device.platform),
         num_workers=_num_sharing(num_workers),
     )
-    info = _model_info(default_name(model), source.config, resolved, version="")
     choice = choose_attention(jax.devices()[0], source.config, resolved)
+    attention = choice.target.implementation
+    numerics = name_numerics(resolved, platform=device.platform, attention=attention)
+    info = _model_info(default_name(model), source.config, resolved, numerics)
     return EngineOutline(
         info=dataclasses.replace(info, num_workers=num_workers),
         page_size=resolved.page_size,
         num_pages=resolved.num_pages,
-        attention=f"{choice.target.implementation}: {choice.reason}",
+        attention=f"{attention}: {choice.reason}",
         attention_fault=choice.fault,
     )
 
 
-def name_numerics(
-    version: str, config: ResolvedEngineConfig, *, platform: str, attention: str = "xla"
-) -> str:
-    """The weights' version and how they are computed with: whatever may change an answer."""
+def name_numerics(config: ResolvedEngineConfig, *, platform: str, attention: str = "xla") -> str:
+    """How weights are computed with: whatever, beside them, may change an answer."""
     weights = config.quantization or "unquantized"
-    numerics = (platform, attention, config.dtype, config.kv_dtype, weights)
-    return "/".join((version, *numerics))
+    return "/".join((platform, attention, config.dtype, config.kv_dtype, weights))
 
 
 def _shape_of(model: ModelConfig, platform: str) -> ModelShape:

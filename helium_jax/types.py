@@ -351,6 +351,8 @@ class ModelInfo:
         deterministic: equal requests give equal tokens bit for bit.
         version: digest of the weights and config, and the numerics they run in (dtypes,
             quantization); part of every cache key.
+        speed_class: digest of the architecture and of what it runs on and in: engines that agree
+            in it, and in the sizes of their steps, are equally fast whatever their weights.
     """
 
     name: str
@@ -362,6 +364,7 @@ class ModelInfo:
     num_workers: int = 1
     deterministic: bool = False
     version: str = ""
+    speed_class: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

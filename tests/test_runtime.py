@@ -23,11 +23,11 @@ SHAPE = ModelShape(max_position=256, kv_elements_per_token=1024, num_params=10**
 )
 def test_5_3_a_model_computed_in_another_way_has_another_version(options):
     versions = [
-        name_numerics("weights", resolve(config, CPU, SHAPE), platform="cpu")
+        name_numerics(resolve(config, CPU, SHAPE), platform="cpu")
         for config in (EngineConfig(), EngineConfig(**options))
     ]
     assert len(set(versions)) == 2
-    assert all(version.startswith("weights/") for version in versions)
+    assert all(version.startswith("cpu/") for version in versions)
 
 
 async def test_two_workers_load_and_compile_once_and_answer_alike():

@@ -16,7 +16,10 @@ from helium_jax.cli.progress import compile_progress
 from helium_jax.cli.run import write_timeline
 from helium_jax.cli.warning_lines import warnings_shown
 from helium_jax.errors import RequestError
+from helium_jax.executor import prepare_run
+from helium_jax.executor.policy import engine_setting
 from helium_jax.executor.profile_store import ProfileStore
+from helium_jax.executor.rates import RateStore, name_engine
 from helium_jax.explain import (
     STAGES,
     Report,
@@ -24,13 +27,12 @@ from helium_jax.explain import (
     draw_dot,
     draw_mermaid,
     explain_document,
-    explain_plan,
     explain_stages,
     placeholder_row,
+    report_on,
 )
 from helium_jax.optimizer import Profile
 from helium_jax.plan import Plan, Value, load_plan
-from helium_jax.schedule.dispatch import DispatchSetting
 
 FORMATS = ("text", "json", "mermaid", "dot")
 
@@ -60,7 +62,8 @@ def explain(
     """Show how a plan would run: its stages, estimates, rewrites and schedule.
 
     Without --analyze no model is called and nothing compiled; only its tokenizer is loaded. Then
-    --state-dir gives profiles, but not the answers that would be found: those are kept by weights.
+    --state-dir gives profiles and the engine's speed, but not the answers that would be found:
+    those are kept by weights.
     """
     if timeline_file is not None and not analyze:
         raise RequestError("--timeline draws a run; add --analyze")
@@ -110,33 +113,26 @@ async def _explain(
 
     how = run_options(options)
     outline = outline_engine(model, engine_config(options), num_workers=options["workers"])
-    info = outline.info
-    setting = DispatchSetting(
-        num_workers=info.num_workers,
-        page_size=outline.page_size,
-        kv_tokens=max(outline.page_size * outline.num_pages, info.max_model_len),
-        max_num_seqs=info.max_num_seqs,
-        max_num_batched_tokens=info.max_num_batched_tokens,
-        seed=how.seed,
-        strict=how.strict_order,
-    )
-    return await explain_plan(
+    profile, rates = Profile(), None
+    state_dir: Path | None = options["state_dir"]
+    if state_dir is not None:  # what earlier runs have shown; a folder that is not there: nothing
+        profile = ProfileStore(state_dir / "profiles").load(plan.plan_id)
+        engine = name_engine(outline.info, outline.page_size)
+        rates = RateStore(state_dir / "rates").load(engine)
+    codec = load_text_of(model)
+    prepared = await prepare_run(
         plan,
         rows,
-        model=info,
-        setting=setting,
-        codec=load_text_of(model),
         params=params,
+        model=outline.info,
+        setting=engine_setting(outline.info, outline.page_size, outline.num_pages, how, rates),
+        codec=codec,
         options=how,
-        profile=_kept_profile(plan, options["state_dir"]),
+        output_cache=None,
+        profile=profile,
+        rates=rates,
     )
-
-
-def _kept_profile(plan: Plan, state_dir: Path | None) -> Profile:
-    """What earlier runs have shown of a plan; a folder that is not there has shown nothing."""
-    return (
-        Profile() if state_dir is None else ProfileStore(state_dir / "profiles").load(plan.plan_id)
-    )
+    return await report_on(prepared, codec)
 
 
 async def _analyze(

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 from click.core import ParameterSource
 
 from helium_jax.errors import RequestError
 from helium_jax.executor import NAIVE, RunOptions
-from helium_jax.executor.options import AS_READY
+from helium_jax.executor.options import AS_READY, CostModel
 from helium_jax.optimizer import RULE_NAMES
 from helium_jax.schedule.policies import POLICIES
 
@@ -31,6 +31,13 @@ _OPTIONS = (
         help="Rule that shall not rewrite the plan; repeatable.",
     ),
     click.option("--strict-order", is_flag=True, help="Keep the planned order even if idle."),
+    click.option(
+        "--cost-model",
+        type=click.Choice(get_args(CostModel)),
+        default="best",
+        show_default=True,
+        help="What orders are compared by; best: what predicted earlier runs better.",
+    ),
     click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64)),
     click.option(
         "--state-dir",
@@ -64,6 +71,7 @@ def run_options(options: dict[str, Any], *, naive: bool = False) -> RunOptions:
             "--policy": _was_given("policy"),
             "--disable": options["disabled"],
             "--strict-order": options["strict_order"],
+            "--cost-model": _was_given("cost_model"),
         }
         if names := [name for name, is_given in given.items() if is_given]:
             raise RequestError(f"--naive decides {', '.join(names)} itself; leave out one of both")
@@ -72,5 +80,6 @@ def run_options(options: dict[str, Any], *, naive: bool = False) -> RunOptions:
         policy=options["policy"],
         disabled_rules=frozenset(options["disabled"]),
         strict_order=options["strict_order"],
+        cost_model=options["cost_model"],
         output_cache=not options["no_output_cache"],
     )

@@ -15,7 +15,7 @@ from helium_jax.schedule.building import PlannedCalls, build_call_graph
 from helium_jax.schedule.call_graph import CallGraph
 from helium_jax.schedule.dispatch import Dispatcher, DispatchSetting
 from helium_jax.schedule.policies import POLICIES
-from helium_jax.types import Generator
+from helium_jax.types import Generator, ModelInfo
 
 log = logging.getLogger(__name__)
 
@@ -83,16 +83,26 @@ def dispatch_setting(
         rates: what is known of the engines' speed; a run plans by the roofline if that is the model
             it names, or the one that predicted earlier runs better.
     """
-    info = generator.info
     cache = generator.statistics()[0].cache
+    return engine_setting(generator.info, cache.page_size, cache.num_pages, options, rates)
+
+
+def engine_setting(
+    info: ModelInfo,
+    page_size: int,
+    num_pages: int,
+    options: RunOptions,
+    rates: EngineRates | None = None,
+) -> DispatchSetting:
+    """The same for engines that are known by their sizes alone."""
     roofline = None
     if rates is not None:
         model = rates.better if options.cost_model == "best" else options.cost_model
         roofline = rates.roofline if model == "roofline" else None
     return DispatchSetting(
         num_workers=info.num_workers,
-        page_size=cache.page_size,
-        kv_tokens=cache.page_size * cache.num_pages or info.max_model_len,
+        page_size=page_size,
+        kv_tokens=page_size * num_pages or info.max_model_len,
         max_num_seqs=info.max_num_seqs,
         max_num_batched_tokens=info.max_num_batched_tokens,
         seed=options.seed,

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TypeVar
 
 from helium_jax.errors import PlanError, Problem, RequestError
@@ -19,8 +20,10 @@ from helium_jax.optimizer import Optimized, Profile, gather_facts, optimize
 from helium_jax.physical import PhysicalPlan, lower
 from helium_jax.physical.params import bind_params
 from helium_jax.plan import Chat, Completion, Plan, Value, check_size
+from helium_jax.schedule import SoftSchedule, plan_schedule
 from helium_jax.schedule.dispatch import DispatchSetting
 from helium_jax.schedule.roofline import Roofline
+from helium_jax.schedule.roofline_orders import roofline_cost
 from helium_jax.types import ModelInfo
 
 T = TypeVar("T")
@@ -30,7 +33,8 @@ LARGE_PLAN = 32  # operators; below it and below LARGE_BATCH planning takes few 
 LARGE_BATCH = 256  # rows
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Without slots, so that a schedule for those who look can be made once and kept.
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Prepared:
     """Every stage between a plan and its run.
 
@@ -60,6 +64,18 @@ class Prepared:
     seconds: Mapping[str, float] = field(default_factory=dict)
     setting: DispatchSetting
     roofline: Roofline | None = None
+
+    @cached_property
+    def schedule(self) -> SoftSchedule | None:
+        """The soft schedule of the calls, whether the policy goes by it or not; None without any.
+
+        Made when it is first asked for: a search of many milliseconds.
+        """
+        graph = self.planned.graph
+        if not self.num_rows or not graph.nodes:
+            return None
+        capacities = [float(self.setting.kv_tokens)] * self.setting.num_workers
+        return plan_schedule(graph, capacities, roofline=roofline_cost(self.setting))
 
 
 def prepare(

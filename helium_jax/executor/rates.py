@@ -21,7 +21,7 @@ from helium_jax.schedule.dispatch import DispatchSetting
 from helium_jax.schedule.order_cost import ModelName
 from helium_jax.schedule.prediction import ModelComparison, TimedCall, compare_models
 from helium_jax.schedule.roofline import Roofline
-from helium_jax.types import Generator
+from helium_jax.types import Generator, ModelInfo
 
 log = logging.getLogger(__name__)
 
@@ -200,16 +200,7 @@ class RateKeeper:
 
     @property
     def _engine(self) -> str:
-        """A name for engines that are equally fast as far as anybody knows."""
-        info, cache = self._generator.info, self._generator.statistics()[0].cache
-        what = (
-            info.version,
-            info.num_workers,
-            info.max_num_seqs,
-            info.max_num_batched_tokens,
-            cache.page_size,
-        )
-        return hashlib.blake2b(repr(what).encode(), digest_size=12).hexdigest()
+        return name_engine(self._generator.info, self._generator.statistics()[0].cache.page_size)
 
     @property
     def _is_idle(self) -> bool:
@@ -219,6 +210,18 @@ class RateKeeper:
         self._rates = rates
         if self._store is not None:
             await asyncio.to_thread(self._store.save, self._engine, rates)
+
+
+def name_engine(info: ModelInfo, page_size: int) -> str:
+    """A name for engines that are equally fast as far as anybody knows."""
+    what = (
+        info.speed_class,
+        info.num_workers,
+        info.max_num_seqs,
+        info.max_num_batched_tokens,
+        page_size,
+    )
+    return hashlib.blake2b(repr(what).encode(), digest_size=12).hexdigest()
 
 
 def _mixed(mean: float, last: float, share: float) -> float:

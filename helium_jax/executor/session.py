@@ -120,6 +120,36 @@ class Session:
             return NO_PROFILE
         return await asyncio.to_thread(self._profiles.load, plan.plan_id)
 
+    async def prepare(
+        self,
+        plan: Plan,
+        rows: Sequence[Mapping[str, object]],
+        *,
+        params: Mapping[str, Value] = NO_PARAMS,
+        options: RunOptions = DEFAULT_OPTIONS,
+        profile: Profile | None = None,
+    ) -> Prepared:
+        """Every stage before a run's first call; calls no model and changes no cache.
+
+        No profile: that of earlier runs. See `prepare_run`.
+        """
+        if profile is None:
+            profile = await self.profile_of(plan)
+        rates = await self._rates.known()
+        return await prepare_run(
+            plan,
+            rows,
+            params=params,
+            model=self.generator.info,
+            setting=dispatch_setting(self.generator, options, rates),
+            codec=self.codec,
+            options=options,
+            output_cache=self.output_cache,
+            profile=profile,
+            rates=rates,
+            clock=self._clock,
+        )
+
     async def run(
         self,
         plan: Plan,
@@ -151,25 +181,10 @@ class Session:
             spent: by earlier attempts at the run, of the plan's limits.
             keeps_profile: what the run shows is kept for later runs of the plan.
         """
-        if profile is None:
-            profile = await self.profile_of(plan)
         run_id = run_id or f"run_{secrets.token_hex(8)}"
-        rates = await self._rates.before(count_calls(plan) * len(rows))
+        await self._rates.before(count_calls(plan) * len(rows))
         started = self._clock()
-        setting = dispatch_setting(self._resources.generator, options, rates)
-        prepared = await prepare_run(
-            plan,
-            rows,
-            params=params,
-            model=self._resources.generator.info,
-            setting=setting,
-            codec=self._resources.codec,
-            options=options,
-            output_cache=self._resources.output_cache,
-            profile=profile,
-            rates=rates,
-            clock=self._clock,
-        )
+        prepared = await self.prepare(plan, rows, params=params, options=options, profile=profile)
         if on_prepared is not None:
             on_prepared(prepared)
         physical = prepared.physical
@@ -225,7 +240,7 @@ class Session:
         models = None
         if mark.is_alone and state.status == "completed":
             graph = prepared.planned.graph
-            models = await self._rates.after(graph, setting, statistics.spans)
+            models = await self._rates.after(graph, prepared.setting, statistics.spans)
         result = RunResult(
             run_id=run_id,
             plan_id=plan.plan_id,

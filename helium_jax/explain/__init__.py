@@ -6,7 +6,12 @@ model (`helium_jax.plan.explain_text`).
 
 from helium_jax.explain.document import explain_document
 from helium_jax.explain.drawing import draw_dot, draw_mermaid
-from helium_jax.explain.explaining import analyze_plan, explain_plan, placeholder_row
+from helium_jax.explain.explaining import (
+    analyze_plan,
+    explain_plan,
+    placeholder_row,
+    report_on,
+)
 from helium_jax.explain.report import Actual, Estimate, Report, make_report
 from helium_jax.explain.text import STAGES, Stage, explain_stages
 from helium_jax.explain.timeline import draw_timeline
@@ -26,4 +31,5 @@ __all__ = [
     "explain_stages",
     "make_report",
     "placeholder_row",
+    "report_on",
 ]

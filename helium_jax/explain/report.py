@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from helium_jax.executor import Prepared, RunResult
 from helium_jax.executor.precompute import WeighedPrefix, static_prefixes, weigh_prefixes
 from helium_jax.executor.result import CallSpan
-from helium_jax.schedule import CallGraph, SoftSchedule, plan_schedule
+from helium_jax.schedule import CallGraph, SoftSchedule
 from helium_jax.schedule.prediction import ModelComparison
 from helium_jax.schedule.prefix_tree import Decode
-from helium_jax.schedule.roofline_orders import roofline_cost
 from helium_jax.schedule.token_step import TokenSteps
 
 MAX_TIMED_CALLS = 5_000  # of the paper's model; beyond it a schedule is shown without times
@@ -111,34 +110,21 @@ class Report:
 
 
 def make_report(
-    prepared: Prepared,
-    *,
-    kv_tokens: int,
-    num_workers: int = 1,
-    page_size: int | None = None,
-    decode: Decode | None = None,
-    result: RunResult | None = None,
+    prepared: Prepared, *, decode: Decode | None = None, result: RunResult | None = None
 ) -> Report:
-    """Everything EXPLAIN shows; plans a schedule, runs nothing.
+    """Everything EXPLAIN shows; may plan a schedule, runs nothing.
 
     Args:
         prepared: the stages of a plan.
-        kv_tokens: KV capacity of each worker.
-        num_workers: engines.
-        page_size: of their KV; None: what is worth computing ahead is not shown.
         decode: token ids to text, to show prompts.
         result: of a run of the plan, for ANALYZE.
     """
-    calls = prepared.planned.calls
-    if calls is None or not prepared.num_rows or not calls.graph.nodes:
-        estimates, schedule = {}, None
+    calls, schedule = prepared.planned.calls, prepared.schedule
+    if calls is None or schedule is None:
+        estimates = {}
     else:
-        schedule = plan_schedule(
-            calls.graph,
-            [float(kv_tokens)] * num_workers,
-            roofline=roofline_cost(prepared.setting),
-        )
-        times = _times(schedule, [float(kv_tokens)] * num_workers)
+        setting = prepared.setting
+        times = _times(schedule, [float(setting.kv_tokens)] * setting.num_workers)
         computed = _count_new_tokens(calls.graph)
         known = prepared.optimized.known_rows
         estimates = {
@@ -164,16 +150,15 @@ def make_report(
         computed_tokens=sum(estimate.computed_tokens for estimate in estimates.values()),
         result=result,
         models=None if result is None else result.models,
-        prefixes=() if page_size is None else _weigh_prefixes(prepared, page_size, kv_tokens),
+        prefixes=_weigh_prefixes(prepared),
     )
 
 
-def _weigh_prefixes(
-    prepared: Prepared, page_size: int, kv_tokens: int
-) -> tuple[WeighedPrefix, ...]:
+def _weigh_prefixes(prepared: Prepared) -> tuple[WeighedPrefix, ...]:
     calls = prepared.planned.calls
     if calls is None:
         return ()
+    page_size, kv_tokens = prepared.setting.page_size, prepared.setting.kv_tokens
     prefixes = static_prefixes(prepared.physical, calls, page_size=page_size)
     return weigh_prefixes(prefixes, prepared.roofline, page_size=page_size, kv_tokens=kv_tokens)
 

@@ -9,8 +9,7 @@ from aiohttp import web
 from msgspec import UNSET
 
 from helium_jax.errors import CapacityError
-from helium_jax.executor import RunOptions, prepare_run
-from helium_jax.executor.policy import dispatch_setting
+from helium_jax.executor import RunOptions
 from helium_jax.executor.precompute import static_prefixes
 from helium_jax.explain import placeholder_row
 from helium_jax.optimizer import Profile
@@ -206,23 +205,18 @@ async def _plan_prefixes(
     request: web.Request, plan: Plan, params: Mapping[str, Value]
 ) -> list[_Prefix]:
     session = request.app[RUNS].session
-    setting = dispatch_setting(session.generator, RunOptions())
     others = {node.name: _OTHERS[node.type] for node in plan.inputs}
-    prepared = await prepare_run(
+    prepared = await session.prepare(
         plan,
         [placeholder_row(plan), others] if plan.inputs else [],
         params=params,
-        model=session.generator.info,
-        setting=setting,
-        codec=session.codec,
-        options=RunOptions(),
-        output_cache=None,
+        options=RunOptions(output_cache=False),
         profile=Profile(),
     )
     calls = prepared.planned.calls
     if calls is None:
         return []
-    found = static_prefixes(prepared.physical, calls, page_size=setting.page_size)
+    found = static_prefixes(prepared.physical, calls, page_size=prepared.setting.page_size)
     return [_Prefix(token_ids=p.token_ids, operators=p.operators, uses=p.uses) for p in found]
 
 

@@ -3,7 +3,6 @@
 import msgspec
 from aiohttp import web
 
-from helium_jax.executor.policy import dispatch_setting
 from helium_jax.explain import (
     Report,
     draw_dot,
@@ -69,18 +68,13 @@ async def post_explain(request: web.Request) -> web.Response:
         finish_reading(found, strict=config.strict)
         assert body is not None, "a body that cannot be read has problems"
         job = await make_job(request, body, {}, may_lack_rows=True)
-        rates = await session.rates.known()
         report = await explain_plan(
+            session,
             job.plan,
             job.rows,
-            model=session.generator.info,
-            setting=dispatch_setting(session.generator, job.options, rates),
-            codec=session.codec,
             params=job.params,
             options=job.options,
-            output_cache=session.output_cache,
             profile=await request.app[RUNS].profile_of(request[TENANT], job.known),
-            rates=rates,
         )
         return report_response(report, body.format or "text")
 

@@ -1,14 +1,12 @@
 """A run explained and drawn: EXPLAIN, its plan as a graph, its calls over time."""
 
 import asyncio
-from typing import Any
 
 from aiohttp import web
 
 from helium_jax.errors import RequestError
-from helium_jax.executor.policy import dispatch_setting
 from helium_jax.executor.result import CallSpan, OperatorStatistics
-from helium_jax.explain import Report, draw_timeline, explain_plan, make_report
+from helium_jax.explain import Report, draw_timeline, explain_plan, report_on
 from helium_jax.explain.graph import GraphNode, PlanGraph, plan_graph
 from helium_jax.server.errors import ConflictError
 from helium_jax.server.plans import FORMATS, json_response, report_response
@@ -150,35 +148,18 @@ def _choice(request: web.Request, name: str, choices: tuple[str, ...], default: 
 
 async def _explain(request: web.Request, record: RunRecord, is_analysis: bool) -> Report:
     session, job, prepared = request.app[RUNS].session, record.job, record.prepared
-    setting = dispatch_setting(session.generator, job.options)
     if is_analysis and (prepared is None or record.result is None):
         raise _nothing_to_show(record)
     if prepared is None:
         return await explain_plan(
+            session,
             job.plan,
             job.rows,
-            model=session.generator.info,
-            setting=setting,
-            codec=session.codec,
             params=job.params,
             options=job.options,
-            output_cache=session.output_cache,
             profile=await request.app[RUNS].profile_of(record.tenant, job.known),
         )
-    return await asyncio.to_thread(
-        make_report,
-        prepared,
-        kv_tokens=setting.kv_tokens,
-        num_workers=setting.num_workers,
-        page_size=setting.page_size,
-        decode=lambda ids: _decode(session.codec, ids),
-        result=record.result if is_analysis else None,
-    )
-
-
-def _decode(codec: Any, ids: tuple[int, ...]) -> str:
-    detokenizer = codec.detokenizer()
-    return detokenizer.push(ids) + detokenizer.finish()
+    return await report_on(prepared, session.codec, result=record.result if is_analysis else None)
 
 
 def _nothing_to_show(record: RunRecord) -> ConflictError:

@@ -246,10 +246,20 @@ def test_explain_counts_the_shared_prefix(folder, model_folder, capsys):
 def test_explain_analyze_runs_the_plan_and_draws_it(folder, model_folder, capsys):
     engine = ("--page-size=16", "--num-pages=64", "--max-seqs=4", "--max-batched-tokens=16")
     rows = ("--input", "rows.jsonl", "--model", str(model_folder))
-    args = ["explain", "plan.yaml", "--analyze", "--deterministic", *rows, *engine]
-    assert main([*args, "--timeline=run.svg"]) == 0
+    args = ["explain", "plan.yaml", "--deterministic", *rows, *engine]
+    assert main([*args, "--analyze", "--timeline=run.svg", "--state-dir=state"]) == 0
     assert "(actual values=3 calls=" in capsys.readouterr().out
     assert (folder / "run.svg").read_text().startswith("<svg")
+
+    def scheduled(*more):
+        assert main([*args, "--format=json", "--cost-model=roofline", *more]) == 0
+        return json.loads(capsys.readouterr().out)["scheduled"]
+
+    # That engine was measured: times are its seconds. Of another one nothing is known.
+    assert scheduled("--state-dir=state")["cost_model"] == "roofline"
+    assert 0 < scheduled("--state-dir=state")["seconds"] < 60
+    assert scheduled()["cost_model"] == "token_step"
+    assert scheduled("--state-dir=state", "--workers=2")["cost_model"] == "token_step"
 
 
 def test_a_plan_runs_on_a_real_engine_and_naively_with_the_same_outputs(folder, model_folder):

@@ -20,13 +20,12 @@ from helium_jax.explain import (
     explain_plan,
     explain_stages,
     placeholder_row,
+    report_on,
 )
 from helium_jax.plan import PlanBuilder
-from helium_jax.schedule.dispatch import DispatchSetting
 from helium_jax.testing import FakeGenerator, FakeText
 
 ROWS = [{"question": f"Is number {row} even, odd, or neither?"} for row in range(4)]
-SETTING = DispatchSetting(kv_tokens=4096, page_size=16)
 
 
 def debate(*, max_tokens=8):
@@ -42,11 +41,9 @@ def debate(*, max_tokens=8):
     return builder.build()
 
 
-def explain(plan, rows=ROWS, *, generator=None, **kwargs):
-    info = (generator or FakeGenerator()).info
-    return asyncio.run(
-        explain_plan(plan, rows, model=info, setting=SETTING, codec=FakeText(), **kwargs)
-    )
+def explain(plan, rows=ROWS, *, generator=None, output_cache=None, **kwargs):
+    session = Session(generator or FakeGenerator(), FakeText(), output_cache=output_cache)
+    return asyncio.run(explain_plan(session, plan, rows, **kwargs))
 
 
 async def analyze(plan, rows=ROWS, *, runs=1, **kwargs):
@@ -67,6 +64,18 @@ def test_every_stage_is_shown_with_estimates_and_rewrites():
     assert "Chat judge  (rows=4, greedy, max_tokens=4, calls=4" in text
     assert "-> judge (needs pro)" in text
     assert "actual" not in text
+
+
+def test_reports_on_stages_that_are_kept_share_one_schedule():
+    async def reports():
+        session = Session(FakeGenerator(), FakeText())
+        stages = []
+        await session.run(debate(), ROWS, on_prepared=stages.append)
+        return [await report_on(stages[0], session.codec) for _ in range(2)]
+
+    first, second = asyncio.run(reports())
+    assert first.schedule is second.schedule is first.prepared.schedule
+    assert explain_stages(first) == explain_stages(second)
 
 
 def test_only_the_stages_asked_for_are_shown():
@@ -137,7 +146,7 @@ def test_static_prefixes_are_weighed_and_the_threshold_is_shown():
     builder.output("o", once)
     plan = builder.build()
     many = explain_stages(explain(plan, [{"q": str(row)} for row in range(4)]))
-    assert "Static prefixes (* computed before the first call)" in many
+    assert "Static prefixes (* computed ahead of the calls)" in many
     assert "  * expert: 96 tokens, 4 uses save 288 tokens, threshold 208 tokens\n" in many
     assert "  short: 16 tokens, 4 uses save 48 tokens, threshold 88 tokens\n" in many
     prefixes = explain_document(explain(plan, [{"q": "1"}]))["static_prefixes"]
