@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from msgspec import UNSET, UnsetType
 
 from helium_jax.server.choices import Piece
-from helium_jax.server.formats import Heading, by_sequence, finite, tokens, usage_field
+from helium_jax.server.formats import Heading, by_sequence, read_logprobs, usage_field
 from helium_jax.server.replies import (
     AnswerMessage,
     CallDelta,
@@ -18,8 +18,6 @@ from helium_jax.server.replies import (
     ChunkChoice,
     Delta,
     FunctionDelta,
-    TokenLogprob,
-    TopLogprob,
     UsageReply,
 )
 from helium_jax.server.tools import CallBegan, TextGained, ToolEvent, ToolParser, join_events
@@ -132,28 +130,7 @@ class ChatFormat:
     def _logprobs(self, pieces: Sequence[Piece]) -> ChatLogprobs | None:
         if not any(piece.logprobs for piece in pieces):
             return None
-        content = []
-        for token_id, entry in tokens(pieces):
-            raw = self._text.token_bytes(token_id)
-            top = []
-            for other, logprob in entry.top:
-                other_raw = self._text.token_bytes(other)
-                top.append(
-                    TopLogprob(
-                        token=_readable(other_raw),
-                        logprob=finite(logprob),
-                        bytes=list(other_raw),
-                    )
-                )
-            content.append(
-                TokenLogprob(
-                    token=_readable(raw),
-                    logprob=finite(entry.logprob),
-                    bytes=list(raw),
-                    top_logprobs=top,
-                )
-            )
-        return ChatLogprobs(content=content)
+        return ChatLogprobs(content=read_logprobs(pieces, self._text))
 
 
 def _delta(event: ToolEvent) -> Delta:
@@ -170,7 +147,3 @@ def _delta(event: ToolEvent) -> Delta:
         case _:
             call = CallDelta(index=event.index, function=FunctionDelta(arguments=event.text))
     return Delta(tool_calls=[call])
-
-
-def _readable(raw: bytes) -> str:
-    return raw.decode("utf-8", "replace")

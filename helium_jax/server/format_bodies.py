@@ -21,6 +21,16 @@ class ResponseFormatBody(Struct, kw_only=True, frozen=True):
     json_schema: JsonSchemaBody | None = None
 
 
+class TextFormatBody(Struct, kw_only=True, frozen=True):
+    """OpenAI's in the Responses API: the same, with the fields of the schema beside the type."""
+
+    type: str
+    name: str | None = None
+    schema: dict[str, Any] | None = None
+    description: str | None = None
+    strict: bool | None = None
+
+
 class StructuredOutputsBody(Struct, kw_only=True, frozen=True):
     """vLLM's: one of a JSON Schema (also as text), a regular expression, texts to choose from, a
     grammar in llguidance's dialect of Lark, or any JSON object."""

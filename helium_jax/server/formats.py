@@ -7,7 +7,8 @@ from typing import Protocol
 from msgspec import UNSET, Struct, UnsetType
 
 from helium_jax.server.choices import Piece
-from helium_jax.server.replies import UsageReply
+from helium_jax.server.replies import TokenLogprob, TopLogprob, UsageReply
+from helium_jax.text import TextModel
 from helium_jax.types import TokenLogprobs
 
 _LOWEST_LOGPROB = -9999.0
@@ -51,7 +52,35 @@ def by_sequence(pieces: Sequence[Piece]) -> list[list[Piece]]:
 def tokens(pieces: Sequence[Piece]) -> Iterator[tuple[int, TokenLogprobs]]:
     """Each generated token with its log-probabilities, as far as they were asked for."""
     for piece in pieces:
+        if not piece.logprobs:
+            continue
         yield from zip(piece.token_ids, piece.logprobs, strict=True)
+
+
+def read_logprobs(pieces: Sequence[Piece], text: TextModel) -> list[TokenLogprob]:
+    """The log-probabilities of each generated token, as far as they were asked for."""
+    content = []
+    for token_id, entry in tokens(pieces):
+        raw = text.token_bytes(token_id)
+        top = []
+        for other, logprob in entry.top:
+            bytes_ = text.token_bytes(other)
+            top.append(
+                TopLogprob(token=_readable(bytes_), logprob=finite(logprob), bytes=list(bytes_))
+            )
+        content.append(
+            TokenLogprob(
+                token=_readable(raw),
+                logprob=finite(entry.logprob),
+                bytes=list(raw),
+                top_logprobs=top,
+            )
+        )
+    return content
+
+
+def _readable(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
 
 
 def usage_field(usage: UsageReply | bool) -> UsageReply | UnsetType | None:

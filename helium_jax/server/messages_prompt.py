@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 
@@ -10,11 +9,10 @@ from helium_jax.server.config import Limits
 from helium_jax.server.messages_bodies import Block, CacheControl, PromptFields, ResultBlock
 from helium_jax.server.reading import Findings
 from helium_jax.server.tool_calls import check_name
+from helium_jax.server.turns import TemplateMessage, Turns
 
 MAX_MARKS = 4  # Anthropic's own limit
 TTL_S = {None: 300.0, "5m": 300.0, "1h": 3600.0}
-
-TemplateMessage = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,39 +47,13 @@ class Conversation:
 class _Rendering:
     """The conversation as far as it was read."""
 
-    messages: list[TemplateMessage] = field(default_factory=list)
-    called: set[str] = field(default_factory=set)  # ids of calls so far
+    turns: Turns = field(default_factory=Turns)
     marks: list[Mark] = field(default_factory=list)
-    num_chars: int = 0
-
-    def add_text(self, role: str, text: str) -> None:
-        """Adds text, to the last message if it is of the same role."""
-        self.num_chars += len(text)
-        if self.messages and self.messages[-1]["role"] == role:
-            last = self.messages[-1]
-            last["content"] = f"{last['content']}\n{text}" if last["content"] else text
-        else:
-            self.messages.append({"role": role, "content": text})
-
-    def add_call(self, call_id: str, name: str, arguments: dict[str, Any]) -> None:
-        """Adds a call to the assistant's message."""
-        if not self.messages or self.messages[-1]["role"] != "assistant":
-            self.messages.append({"role": "assistant", "content": ""})
-        function = {"name": name, "arguments": arguments}
-        call = {"id": call_id, "type": "function", "function": function}
-        last = self.messages[-1]
-        last["tool_calls"] = [*last.get("tool_calls", ()), call]
-        self.called.add(call_id)
-
-    def add_result(self, call_id: str, text: str) -> None:
-        """Adds what a call gave, as a message of its own."""
-        self.num_chars += len(text)
-        self.messages.append({"role": "tool", "tool_call_id": call_id, "content": text})
 
     def mark(self, control: CacheControl | None) -> None:
         """Notes that the conversation up to here is to be held."""
         if control is not None:
-            copies = tuple(dict(message) for message in self.messages)
+            copies = tuple(dict(message) for message in self.turns.messages)
             self.marks.append(Mark(messages=copies, ttl_s=TTL_S[control.ttl]))
 
 
@@ -98,13 +70,14 @@ def check_conversation(body: PromptFields, limits: Limits, found: Findings) -> C
     for i, turn in enumerate(body.messages):
         _add_blocks(read, turn.role, turn.content, f"messages[{i}].content", found)
     read.mark(body.cache_control)
-    if read.num_chars > limits.prompt_chars:
+    if read.turns.num_chars > limits.prompt_chars:
         found.add(
-            "messages", f"have {read.num_chars} characters; the limit is {limits.prompt_chars}"
+            "messages",
+            f"have {read.turns.num_chars} characters; the limit is {limits.prompt_chars}",
         )
     if len(read.marks) > MAX_MARKS:
         found.add("cache_control", f"stands in {len(read.marks)} places; the limit is {MAX_MARKS}")
-    messages, prefill = read.messages, ""
+    messages, prefill = read.turns.messages, ""
     if messages and messages[-1]["role"] == "assistant":
         prefill = messages[-1]["content"]
         if "tool_calls" in messages[-1]:
@@ -119,7 +92,7 @@ def _add_blocks(
     if not content:
         found.add(path, "is empty; send a text")
     if isinstance(content, str):
-        read.add_text(role, content)
+        read.turns.add_text(role, content)
         return
     for i, block in enumerate(content):
         where = f"{path}[{i}]"
@@ -130,7 +103,7 @@ def _add_blocks(
         else:
             text = _text(block, where, found)
             if text is not None:
-                read.add_text(role, text)
+                read.turns.add_text(role, text)
         read.mark(block.cache_control)
 
 
@@ -142,14 +115,14 @@ def _add_call(read: _Rendering, block: Block, path: str, found: Findings) -> Non
         return
     check_name(block.name or "", f"{path}.name", found)
     arguments = block.input or {}
-    read.num_chars += len(msgspec.json.encode(arguments))
-    read.add_call(block.id or "", block.name or "", arguments)
+    length = len(msgspec.json.encode(arguments))
+    read.turns.add_call(block.id or "", block.name or "", arguments, num_chars=length)
 
 
 def _add_result(read: _Rendering, block: Block, path: str, found: Findings) -> None:
     if block.tool_use_id is None:
         found.add(f"{path}.tool_use_id", "is required: the id of the call that was answered")
-    elif block.tool_use_id not in read.called:
+    elif block.tool_use_id not in read.turns.called:
         found.add(
             f"{path}.tool_use_id",
             f"{block.tool_use_id[:64]!r} is not the id of a call in an earlier message",
@@ -158,7 +131,9 @@ def _add_result(read: _Rendering, block: Block, path: str, found: Findings) -> N
     if not isinstance(content, str):
         parts = [_text(part, f"{path}.content[{j}]", found) or "" for j, part in enumerate(content)]
         content = "\n".join(parts)
-    read.add_result(block.tool_use_id or "", f"Error: {content}" if block.is_error else content)
+    read.turns.add_result(
+        block.tool_use_id or "", f"Error: {content}" if block.is_error else content
+    )
 
 
 def _text(block: Block | ResultBlock, path: str, found: Findings) -> str | None:

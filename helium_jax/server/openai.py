@@ -41,7 +41,8 @@ from helium_jax.server.sampling import (
     stop_strings,
 )
 from helium_jax.server.state import CONFIG, RUNTIME, Asking
-from helium_jax.server.tool_request import check_tools, parser_maker
+from helium_jax.server.tool_request import check_tools
+from helium_jax.server.tool_specs import parser_maker
 from helium_jax.server.tools import write_tools
 from helium_jax.types import SamplingParams, TokenGrammar
 
@@ -81,7 +82,9 @@ async def prepare_chat(
         max_tokens=chat_max_tokens(body, found),
         logprobs=chat_logprobs(body, config.limits, found),
     )
-    tools, choice = check_tools(body, config.limits, found)
+    tools, choice = check_tools(
+        body.tools, body.tool_choice, config.limits, found, is_parallel=body.parallel_tool_calls
+    )
     wanted = check_format(body, raw, found, has_tools=bool(tools))
     messages = check_messages(body.messages, raw["messages"], config.limits, found)
     hints = check_hints(body, body.priority, config.limits, found)
@@ -97,7 +100,7 @@ async def prepare_chat(
     grammar = await compile_answer(runtime.text, wanted, tools, choice, prompt.syntax)
     job = _make_job(asking, body, [tuple(ids)], sampling, hints, grammar, started)
     heading = make_heading(asking, "chatcmpl-", [*warnings, *hints.warnings])
-    make_parser = parser_maker(tools, choice, prompt.syntax)
+    make_parser = parser_maker(tools, choice, prompt.syntax, id_prefix="call_")
     return job, ChatFormat(heading, runtime.text, make_parser)
 
 

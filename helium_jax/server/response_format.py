@@ -1,12 +1,13 @@
 """What an answer must look like: `response_format` and the spellings of other servers."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from helium_jax.errors import RequestError
 from helium_jax.server.bodies import FOREIGN_STRUCTURED_FIELDS, SamplingFields
+from helium_jax.server.format_bodies import JsonSchemaBody, ResponseFormatBody, TextFormatBody
 from helium_jax.server.reading import Findings
 from helium_jax.server.relaxing import enforce_schema
 from helium_jax.server.sampling import check_foreign
@@ -60,6 +61,24 @@ def check_format(
         paths = [path for path, _ in given]
         found.add(paths[1], f"cannot be combined with {paths[0]}; send one of {', '.join(paths)}")
         return None
+    return _make_format(given, found, has_tools=has_tools)
+
+
+def check_text_format(
+    wanted: TextFormatBody | None, path: str, found: Findings
+) -> AnswerFormat | None:
+    """The format that stands at `path` in the flat form of the Responses API."""
+    if wanted is None:
+        return None
+    named = JsonSchemaBody(name=wanted.name or "", schema=wanted.schema, strict=wanted.strict)
+    is_plain = wanted.type != "json_schema" and wanted.name is None and wanted.schema is None
+    nested = ResponseFormatBody(type=wanted.type, json_schema=None if is_plain else named)
+    return _make_format(_openai_format(nested, path, path, found), found, has_tools=False)
+
+
+def _make_format(
+    given: Iterable[tuple[str, _Make]], found: Findings, *, has_tools: bool
+) -> AnswerFormat | None:
     for path, make in given:
         try:
             wanted = AnswerFormat(spec=make(), path=path)
@@ -98,27 +117,32 @@ async def compile_answer(
 
 
 def _response_format(body: SamplingFields, found: Findings) -> Iterator[tuple[str, _Make]]:
-    wanted = body.response_format
-    if wanted is None:
-        return
-    path = "response_format"
+    if body.response_format is not None:
+        path = "response_format"
+        yield from _openai_format(body.response_format, path, f"{path}.json_schema", found)
+
+
+def _openai_format(
+    wanted: ResponseFormatBody, path: str, schema_path: str, found: Findings
+) -> Iterator[tuple[str, _Make]]:
+    """`schema_path`: where the name and the schema stand."""
+    named = wanted.json_schema
     if wanted.type not in TYPES:
         found.add(f"{path}.type", f"{wanted.type[:32]!r} is not one of {', '.join(TYPES)}")
     elif wanted.type != "json_schema":
-        if wanted.json_schema is not None:
-            found.add(f"{path}.json_schema", 'needs type "json_schema"')
+        if named is not None:
+            found.add(schema_path, 'needs type "json_schema"')
         elif wanted.type == "json_object":
             yield path, GrammarSpec.of_json_object
-    elif wanted.json_schema is None:
-        found.add(f"{path}.json_schema", 'is required with type "json_schema"')
-    elif not 1 <= len(wanted.json_schema.name) <= 64:
-        found.add(f"{path}.json_schema.name", "must have 1 to 64 characters")
-    elif wanted.json_schema.schema is None:
-        found.add(f"{path}.json_schema.schema", "is required; send a JSON Schema")
+    elif named is None:
+        found.add(schema_path, 'is required with type "json_schema"')
+    elif not 1 <= len(named.name) <= 64:
+        found.add(f"{schema_path}.name", "must have 1 to 64 characters")
+    elif named.schema is None:
+        found.add(f"{schema_path}.schema", "is required; send a JSON Schema")
     else:
-        path = f"{path}.json_schema.schema"
-        schema, is_strict = wanted.json_schema.schema, bool(wanted.json_schema.strict)
-        yield path, lambda: _of_schema(schema, path, found, is_strict=is_strict)
+        where, schema, is_strict = f"{schema_path}.schema", named.schema, bool(named.strict)
+        yield where, lambda: _of_schema(schema, where, found, is_strict=is_strict)
 
 
 def _of_schema(

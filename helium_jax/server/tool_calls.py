@@ -19,12 +19,15 @@ def read_calls(calls: Sequence[ToolCallBody], path: str, found: Findings) -> lis
         if call.type not in (None, "function"):
             found.add_unsupported(f"{where}.type", f"the type {call.type[:32]!r}")
         check_name(call.function.name, f"{where}.function.name", found)
-        function = {"name": call.function.name, "arguments": _arguments(call.function.arguments)}
+        function = {
+            "name": call.function.name,
+            "arguments": read_arguments(call.function.arguments),
+        }
         read.append({"id": call.id, "type": "function", "function": function})
     return read
 
 
-def _arguments(text: str) -> Any:
+def read_arguments(text: str) -> Any:
     """The object that the text is; the text itself if it is none, as an answer may be cut off."""
     try:
         value = json.loads(text)

@@ -1,69 +1,77 @@
-"""The rules of a chat request's tools: which the model is told of, and which it may call."""
+"""The rules of tools in OpenAI's two forms: which the model is told of, and which it may call."""
 
-import uuid
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import msgspec
-
-from helium_jax.server.bodies import ChatBody
 from helium_jax.server.config import Limits
 from helium_jax.server.reading import Findings
-from helium_jax.server.tool_bodies import FunctionBody, ToolBody
-from helium_jax.server.tool_specs import read_spec
-from helium_jax.server.tools import (
-    ToolChoice,
-    ToolMode,
-    ToolParser,
-    ToolSpec,
-    ToolSyntax,
-    allowed_tools,
-)
+from helium_jax.server.tool_bodies import FunctionBody, ToolBody, ToolChoiceBody
+from helium_jax.server.tool_specs import check_size, read_spec
+from helium_jax.server.tools import ToolChoice, ToolMode, ToolSpec
 
 _MODES = tuple(ToolMode)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolPaths:
+    """Where in a body the parts of tools and of a choice stand, after the path of the whole.
+
+    Attributes:
+        function: fields of a function.
+        allowed: mode and tools of a choice among some tools.
+    """
+
+    function: str
+    allowed: str
+
+
+NESTED = ToolPaths(function=".function", allowed=".allowed_tools")  # /v1/chat/completions
+FLAT = ToolPaths(function="", allowed="")  # /v1/responses
+
+
 def check_tools(
-    body: ChatBody, limits: Limits, found: Findings
+    tools: Sequence[ToolBody] | None,
+    wanted: str | ToolChoiceBody | None,
+    limits: Limits,
+    found: Findings,
+    *,
+    is_parallel: bool | None,
+    paths: ToolPaths = NESTED,
 ) -> tuple[list[ToolSpec], ToolChoice]:
-    """The tools that the model is told of, and which it may or must call."""
-    tools = read_tools(body.tools or [], limits, found)
-    choice = _read_choice(body, [tool.name for tool in tools], limits, found)
-    return ([] if choice.mode is ToolMode.NONE else tools), choice
+    """The tools that the model is told of, and which it may or must call.
+
+    Args:
+        tools: of the body.
+        wanted: its tool_choice.
+        limits: of one request.
+        found: gains the faults.
+        is_parallel: its parallel_tool_calls.
+        paths: where all this stands in the body.
+    """
+    specs = read_tools(tools or [], limits, found, paths=paths)
+    max_calls = 1 if is_parallel is False else limits.tool_calls
+    choice = _read_choice(wanted, [tool.name for tool in specs], max_calls, paths, found)
+    return ([] if choice.mode is ToolMode.NONE else specs), choice
 
 
-def parser_maker(
-    tools: Sequence[ToolSpec], choice: ToolChoice, syntax: ToolSyntax
-) -> Callable[[], ToolParser] | None:
-    """What makes a reader of one answer; None when the answer has no calls."""
-    names = [tool.name for tool in allowed_tools(tools, choice)]
-    return partial(ToolParser, syntax, names, _new_id) if names else None
-
-
-def _new_id() -> str:
-    return f"call_{uuid.uuid4().hex}"
-
-
-def read_tools(bodies: Sequence[ToolBody], limits: Limits, found: Findings) -> list[ToolSpec]:
+def read_tools(
+    bodies: Sequence[ToolBody], limits: Limits, found: Findings, *, paths: ToolPaths = NESTED
+) -> list[ToolSpec]:
     """The tools of a body; only meaningful without problems in `found`."""
-    if len(bodies) > limits.tools:
-        found.add("tools", f"has {len(bodies)} entries; the limit is {limits.tools}")
-        return []
-    size = len(msgspec.json.encode(bodies))
-    if size > limits.tools_bytes:
-        found.add("tools", f"have {size} bytes; the limit is {limits.tools_bytes}")
+    if not check_size(bodies, limits, found):
         return []
     tools: dict[str, ToolSpec] = {}
     for i, body in enumerate(bodies):
         path = f"tools[{i}]"
+        inner = f"{path}{paths.function}"
         if body.type != "function":
             found.add_unsupported(f"{path}.type", f"the type {body.type[:32]!r}")
         elif body.function is None:
-            found.add(f"{path}.function", "is required")
+            found.add(f"{path}{paths.function or '.name'}", "is required")
         elif body.function.name in tools:
-            found.add(f"{path}.function.name", "is the name of an earlier tool too")
+            found.add(f"{inner}.name", "is the name of an earlier tool too")
         else:
-            tools[body.function.name] = _read_function(body.function, f"{path}.function", found)
+            tools[body.function.name] = _read_function(body.function, inner, found)
     return list(tools.values())
 
 
@@ -83,10 +91,13 @@ def _read_function(body: FunctionBody, path: str, found: Findings) -> ToolSpec:
 
 
 def _read_choice(
-    body: ChatBody, names: Sequence[str], limits: Limits, found: Findings
+    wanted: str | ToolChoiceBody | None,
+    names: Sequence[str],
+    max_calls: int,
+    paths: ToolPaths,
+    found: Findings,
 ) -> ToolChoice:
-    wanted, path = body.tool_choice, "tool_choice"
-    max_calls = 1 if body.parallel_tool_calls is False else limits.tool_calls
+    path = "tool_choice"
     default = ToolMode.AUTO if names else ToolMode.NONE
     if wanted is None:
         return ToolChoice(mode=default, max_calls=max_calls)
@@ -94,16 +105,18 @@ def _read_choice(
         mode = _read_mode(wanted, path, _MODES, names, found)
         return ToolChoice(mode=mode if names else default, max_calls=max_calls)
     if wanted.type == "function" and wanted.function is not None:
-        _check_known(wanted.function.name, f"{path}.function.name", names, found)
+        _check_known(wanted.function.name, f"{path}{paths.function}.name", names, found)
         only = frozenset({wanted.function.name})
         return ToolChoice(mode=ToolMode.REQUIRED, names=only, max_calls=1)
     if wanted.type == "allowed_tools" and wanted.allowed_tools is not None:
-        allowed, path = wanted.allowed_tools, f"{path}.allowed_tools"
-        mode = _read_mode(allowed.mode, f"{path}.mode", _MODES[1:], names, found)
-        only = _allowed_names(allowed.tools, f"{path}.tools", names, found)
+        allowed, inner = wanted.allowed_tools, f"{path}{paths.allowed}"
+        mode = _read_mode(allowed.mode, f"{inner}.mode", _MODES[1:], names, found)
+        only = _allowed_names(allowed.tools, f"{inner}.tools", names, paths, found)
         return ToolChoice(mode=mode, names=only, max_calls=max_calls)
-    if wanted.type in ("function", "allowed_tools"):
-        found.add(f"{path}.{wanted.type}", "is required")
+    if wanted.type == "function":
+        found.add(f"{path}{paths.function or '.name'}", "is required")
+    elif wanted.type == "allowed_tools":
+        found.add(f"{path}{paths.allowed or '.tools'}", "is required")
     else:
         found.add(f"{path}.type", f"{wanted.type[:32]!r} is not one of function, allowed_tools")
     return ToolChoice(mode=default)
@@ -121,16 +134,21 @@ def _read_mode(
 
 
 def _allowed_names(
-    bodies: Sequence[ToolBody], path: str, names: Sequence[str], found: Findings
+    bodies: Sequence[ToolBody],
+    path: str,
+    names: Sequence[str],
+    paths: ToolPaths,
+    found: Findings,
 ) -> frozenset[str]:
     if not bodies:
         found.add(path, "is empty; set tool_choice to 'none' for no calls")
     allowed = []
     for i, body in enumerate(bodies):
         if body.type != "function" or body.function is None:
-            found.add(f"{path}[{i}]", 'is not {"type": "function", "function": {"name": ...}}')
+            found.add(f"{path}[{i}]", 'is not a function: {"type": "function", ...} with its name')
         else:
-            _check_known(body.function.name, f"{path}[{i}].function.name", names, found)
+            where = f"{path}[{i}]{paths.function}.name"
+            _check_known(body.function.name, where, names, found)
             allowed.append(body.function.name)
     return frozenset(allowed)
 
