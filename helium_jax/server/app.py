@@ -19,6 +19,7 @@ from helium_jax.server.file_store import FILES, FileStore
 from helium_jax.server.lifecycle import ServerState
 from helium_jax.server.loop_watch import LoopWatch
 from helium_jax.server.middleware import answer_every_request
+from helium_jax.server.responses_shelf import RESPONSES, ResponseShelf
 from helium_jax.server.routes import ROUTES
 from helium_jax.server.run_service import RunService
 from helium_jax.server.state import (
@@ -54,6 +55,9 @@ def make_app(
     app[CONFIG] = config
     app[STATE] = ServerState()
     app[WAITING_ROOM] = WaitingRoom(config.limits)
+    app[RESPONSES] = ResponseShelf(
+        max_responses=config.limits.responses, max_bytes=config.limits.responses_bytes
+    )
     app[CLOCK] = clock
     app[MAPS] = Maps()
     app[STARTED_UNIX] = int(time.time())

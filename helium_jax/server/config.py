@@ -43,6 +43,9 @@ class Limits:
         journal_bytes: of the file with the background runs of a state directory.
         pins: pinned prefixes of one key.
         pin_ttl_s: longest time of a pin; longer wishes are cut to it.
+        responses: answers of /v1/responses that are kept for one key; the one that was not used
+            for longest leaves.
+        responses_bytes: of one key's kept answers with their conversations.
         file_bytes: longest file.
         files: files of one key.
         files_bytes: of all files together.
@@ -85,6 +88,8 @@ class Limits:
     journal_bytes: int = 1024 * 1024 * 1024
     pins: int = 64
     pin_ttl_s: float = 7 * 24 * 3600.0
+    responses: int = 1000
+    responses_bytes: int = 64 * 1024 * 1024
     file_bytes: int = 64 * 1024 * 1024
     files: int = 1000
     files_bytes: int = 512 * 1024 * 1024

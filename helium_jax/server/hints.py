@@ -5,7 +5,7 @@ is in `bodies.FOREIGN_*` instead.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +78,14 @@ class Hints:
     warnings: tuple[str, ...] = ()
 
 
-def check_hints(body: HintFields, priority: int | None, limits: Limits, found: Findings) -> Hints:
+def check_hints(
+    body: HintFields,
+    priority: int | None,
+    limits: Limits,
+    found: Findings,
+    *,
+    used: Collection[str] = (),
+) -> Hints:
     """Reads the hints of a body.
 
     Args:
@@ -86,6 +93,7 @@ def check_hints(body: HintFields, priority: int | None, limits: Limits, found: F
         priority: the body's own, which counts for more than a hint.
         limits: how long a prompt_cache_key may be: as a salt.
         found: gains the fault of one that is longer.
+        used: hints that the endpoint itself has a use for.
     """
     key, max_chars = body.prompt_cache_key, limits.salt_chars
     if key is not None and len(key) > max_chars:
@@ -95,7 +103,8 @@ def check_hints(body: HintFields, priority: int | None, limits: Limits, found: F
     for hint in HINTS:
         source = agent if hint.name.startswith(_HINTS_PATH) else body
         value = getattr(source, hint.name.removeprefix(_HINTS_PATH), None)
-        if hint.use is None and value is not None and value not in hint.neutral:
+        is_idle = hint.use is None and hint.name not in used
+        if is_idle and value is not None and value not in hint.neutral:
             warnings.append(f"{hint.name}: not used, {hint.why}")
     hinted = None if agent.priority is None else -agent.priority
     if priority is not None and hinted is not None:

@@ -19,6 +19,7 @@ from helium_jax.server import (
     models,
     openai,
     plans,
+    responses,
     run_prompts,
     run_stream,
     run_views,
@@ -73,6 +74,8 @@ from helium_jax.server.replies import (
     ModelList,
     TokenizeReply,
 )
+from helium_jax.server.responses_bodies import ResponseBody
+from helium_jax.server.responses_replies import InputTokens, ResponseEvent, ResponseReply
 from helium_jax.server.view_replies import (
     CacheMapReply,
     PlanGraphReply,
@@ -164,6 +167,28 @@ ROUTES = (
         reply=CompletionReply,
         streams=CompletionReply,
     ),
+    _post(
+        "/v1/responses",
+        "Go on from an input or an earlier response",
+        responses.post_response,
+        body=ResponseBody,
+        reply=ResponseReply,
+        streams=ResponseEvent,
+    ),
+    _post(
+        "/v1/responses/input_tokens",
+        "Tokens of what a response would go on from",
+        responses.post_input_tokens,
+        body=ResponseBody,
+        reply=InputTokens,
+    ),
+    _get(
+        "/v1/responses/{response_id}",
+        "A response that was kept",
+        responses.get_response,
+        reply=ResponseReply,
+    ),
+    _delete("/v1/responses/{response_id}", "Forget a response", responses.delete_response),
     _post(
         "/v1/messages",
         "Continue a conversation, in Anthropic's form",
