@@ -30,9 +30,11 @@ from helium_jax.server.state import (
     RUNTIME,
     STARTED_UNIX,
     STATE,
+    TURNSTILE,
     WAITING_ROOM,
     Runtime,
 )
+from helium_jax.server.turnstile import Turnstile
 from helium_jax.server.viewer import add_viewer
 from helium_jax.server.waiting_room import WaitingRoom
 from helium_jax.telemetry.metrics import Metrics
@@ -54,6 +56,7 @@ def make_app(
     app[RUNTIME] = runtime
     app[CONFIG] = config
     app[STATE] = ServerState()
+    app[TURNSTILE] = Turnstile()
     app[WAITING_ROOM] = WaitingRoom(config.limits)
     app[RESPONSES] = ResponseShelf(
         max_responses=config.limits.responses, max_bytes=config.limits.responses_bytes

@@ -23,7 +23,16 @@ from helium_jax.server.errors import (
 )
 from helium_jax.server.listener import new_request_id
 from helium_jax.server.messages_errors import is_messages_path, messages_envelope
-from helium_jax.server.state import CLOCK, CONFIG, IS_ADMIN, METRICS, REQUEST_ID, STATE, TENANT
+from helium_jax.server.state import (
+    CLOCK,
+    CONFIG,
+    IS_ADMIN,
+    METRICS,
+    REQUEST_ID,
+    STATE,
+    TENANT,
+    TURNSTILE,
+)
 from helium_jax.server.viewer import VIEWER_PATHS
 
 log = logging.getLogger(__name__)
@@ -41,6 +50,7 @@ async def answer_every_request(request: web.Request, handler: Handler) -> web.St
     request_id = _request_id(request)
     request[REQUEST_ID] = request_id
     try:
+        await request.app[TURNSTILE].pass_through()
         request[TENANT], request[IS_ADMIN] = _authenticate(request, request.app[CONFIG])
         response = await handler(request)
     except HeliumError as error:

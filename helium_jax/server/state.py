@@ -8,6 +8,7 @@ from aiohttp import web
 from helium_jax.server.config import ServerConfig
 from helium_jax.server.lifecycle import ServerState
 from helium_jax.server.run_service import RunService
+from helium_jax.server.turnstile import Turnstile
 from helium_jax.server.waiting_room import WaitingRoom
 from helium_jax.telemetry.metrics import Metrics
 from helium_jax.text import TextModel
@@ -40,6 +41,7 @@ RUNTIME = web.AppKey("runtime", Runtime)
 CONFIG = web.AppKey("config", ServerConfig)
 STATE = web.AppKey("state", ServerState)
 METRICS = web.AppKey("metrics", Metrics)
+TURNSTILE = web.AppKey("turnstile", Turnstile)
 WAITING_ROOM = web.AppKey("waiting_room", WaitingRoom)
 RUNS = web.AppKey("runs", RunService)
 STARTED_UNIX = web.AppKey("started_unix", int)
