@@ -1,9 +1,9 @@
-"""Runs that outlive their process: what was asked for and every finished row, in an SQLite file.
+"""Runs and batches that outlive their process: what was asked for and every finished row.
 
-WAL mode, written behind on a thread of the journal's own. A write is told once it is committed:
-from then on `kill -9` does not lose it (a crash of the machine may). Nothing here raises once the
-journal is open: a file that is damaged, full or not writable ends in `failure` and an error in the
-log, and runs go on without being kept.
+An SQLite file in WAL mode, written behind on a thread of the journal's own. A write is told once
+it is committed: from then on `kill -9` does not lose it (a crash of the machine may). Nothing here
+raises once the journal is open: a file that is damaged, full or not writable ends in `failure` and
+an error in the log, and runs go on without being kept.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ class JournaledRun:
         state: the last one written.
         attempt: counts from 1, one more with each resume.
         rows: finished rows by their place in the batch, in the same words.
-        spent: what it had cost, likewise; None if that was never written.
+        notes: what else was written of it, by name.
     """
 
     run_id: str
@@ -46,7 +46,7 @@ class JournaledRun:
     state: str
     attempt: int
     rows: dict[int, bytes] = field(default_factory=dict)
-    spent: bytes | None = None
+    notes: dict[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Journal:
     Methods but `close` return at once and may be called from one thread, the event loop's.
 
     Attributes:
-        found: the runs that were in the file, the earliest first; the reader empties it.
+        found: the runs that were in the file, the earliest first, until somebody takes them.
         failure: why nothing is kept any more, None while all is well.
     """
 
@@ -91,6 +91,12 @@ class Journal:
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
 
+    def take_found(self, prefix: str) -> list[JournaledRun]:
+        """What was in the file under ids that begin so; each is given once."""
+        taken = [run for run in self.found if run.run_id.startswith(prefix)]
+        self.found = [run for run in self.found if not run.run_id.startswith(prefix)]
+        return taken
+
     def begin(self, run_id: str, request: bytes, *, on_done: Callable[[], None]) -> None:
         """Notes a run before it begins.
 
@@ -107,21 +113,31 @@ class Journal:
         statement = "UPDATE runs SET state = ?, attempt = ? WHERE run_id = ?"
         self._put(statement, (state, attempt, run_id), on_done)
 
-    def add_row(self, run_id: str, row: int, data: bytes, *, on_done: Callable[[], None]) -> None:
+    def add_row(
+        self, run_id: str, row: int, data: bytes, *, on_done: Callable[[], None] | None = None
+    ) -> None:
         """Notes a finished row; a second time it stays as it is."""
         statement = "INSERT OR IGNORE INTO rows (run_id, row, data) VALUES (?,?,?)"
         self._put(statement, (run_id, row, data), on_done)
 
-    def set_spent(self, run_id: str, data: bytes) -> None:
-        """Notes what a run has cost so far; a crash may take back the last words about it."""
-        statement = "INSERT OR REPLACE INTO spent (run_id, data) VALUES (?,?)"
-        self._put(statement, (run_id, data), None)
+    def set_note(
+        self, run_id: str, name: str, data: bytes, *, on_done: Callable[[], None] | None = None
+    ) -> None:
+        """Notes something else of a run, such as its cost; replaces what had the same name.
+
+        A crash may take back the last words about it.
+        """
+        statement = "INSERT OR REPLACE INTO notes (run_id, name, data) VALUES (?,?,?)"
+        self._put(statement, (run_id, name, data), on_done)
+
+    def drop_rows(self, run_id: str) -> None:
+        """Removes a run's rows, which are kept elsewhere now."""
+        self._put("DELETE FROM rows WHERE run_id = ?", (run_id,), None)
 
     def forget(self, run_id: str) -> None:
-        """Removes a run and its rows."""
-        self._put("DELETE FROM rows WHERE run_id = ?", (run_id,), None)
-        self._put("DELETE FROM spent WHERE run_id = ?", (run_id,), None)
-        self._put("DELETE FROM runs WHERE run_id = ?", (run_id,), None)
+        """Removes a run and all that was written of it."""
+        for table in ("rows", "notes", "runs"):
+            self._put(f"DELETE FROM {table} WHERE run_id = ?", (run_id,), None)
 
     def close(self) -> None:
         """Writes what is left and gives the folder free; blocks."""
@@ -148,27 +164,26 @@ class Journal:
         )
         # Beside the others since they had their format; older programs leave it alone.
         connection.execute(
-            "CREATE TABLE IF NOT EXISTS spent (run_id TEXT PRIMARY KEY, data BLOB NOT NULL)"
+            "CREATE TABLE IF NOT EXISTS notes (run_id TEXT NOT NULL, name TEXT NOT NULL, "
+            "data BLOB NOT NULL, PRIMARY KEY (run_id, name))"
         )
         ((answer,), *_) = connection.execute("PRAGMA quick_check(1)").fetchall()
         if answer != "ok":
             raise sqlite3.DatabaseError(f"is damaged: {answer}")
         runs: dict[str, JournaledRun] = {}
-        spent = dict(connection.execute("SELECT run_id, data FROM spent"))
         found = connection.execute(
             "SELECT run_id, request, state, attempt FROM runs ORDER BY number"
         )
         for run_id, request, state, attempt in found:
             runs[run_id] = JournaledRun(
-                run_id=run_id,
-                request=request,
-                state=state,
-                attempt=attempt,
-                spent=spent.get(run_id),
+                run_id=run_id, request=request, state=state, attempt=attempt
             )
         for run_id, row, data in connection.execute("SELECT run_id, row, data FROM rows"):
             if run_id in runs:
                 runs[run_id].rows[row] = data
+        for run_id, name, data in connection.execute("SELECT run_id, name, data FROM notes"):
+            if run_id in runs:
+                runs[run_id].notes[name] = data
         self.found = [*runs.values()]
 
     # --- writing, on the journal's own thread -------------------------------------------------

@@ -14,6 +14,9 @@ from helium_jax.server.plan_shelf import PlanShelf
 from helium_jax.server.run_events import EventLog
 from helium_jax.server.run_record import FINAL, RunRecord, State
 
+RUN_PREFIX = "run_"  # of ids
+SPENT = "spent"  # the note of what a run has cost
+
 
 class KeptRun(msgspec.Struct, kw_only=True, frozen=True):
     """A run's request.
@@ -104,7 +107,7 @@ def restore_run(
         state="interrupted",
         attempt=found.attempt,
         model_version=kept.model_version,
-        spent=None if found.spent is None else msgspec.json.decode(found.spent, type=RunUsage),
+        spent=_decode_usage(found.notes.get(SPENT)),
     )
     record.kept.set()
     record.tell_created()
@@ -113,6 +116,10 @@ def restore_run(
         record.events.append("row.completed", 0.0, msgspec.to_builtins(row))
     record.end(cast(State, found.state) if found.state in FINAL else "interrupted", t_ms=0.0)
     return kept, record
+
+
+def _decode_usage(data: bytes | None) -> RunUsage | None:
+    return None if data is None else msgspec.json.decode(data, type=RunUsage)
 
 
 def _unpack_run(data: bytes, plans: PlanShelf) -> tuple[KeptRun, PlanJob]:
