@@ -11,6 +11,7 @@ from aiohttp import web
 from helium_jax.executor.journal import Journal
 from helium_jax.runtime import open_session
 from helium_jax.server import health
+from helium_jax.server.batch_runs import RowRunner
 from helium_jax.server.batch_service import BATCHES, BatchService
 from helium_jax.server.batches import prepare_line
 from helium_jax.server.cache_map import MAPS, Maps
@@ -81,8 +82,8 @@ def make_app(
         files=files,
         limits=config.limits,
         prepare=partial(prepare_line, app),
+        rows=RowRunner(runs=service, state=app[STATE]),
         concurrency=info.max_num_seqs * info.num_workers,
-        is_draining=lambda: app[STATE].is_draining,
         now=time.time,
     )
 
@@ -93,6 +94,7 @@ def make_app(
         ):
             service.open(session, journal)
             await files.open()
+            batches.open(journal)
             watching = asyncio.create_task(watch.run())
             try:
                 yield

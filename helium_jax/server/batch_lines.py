@@ -97,6 +97,16 @@ def write_undone(line: BatchLine, code: str, message: str) -> bytes:
     return _write(line, None, LineError(code=code, message=message))
 
 
+def is_answer(written: bytes) -> bool:
+    """Whether a line that was written belongs into the output file, not into the error file.
+
+    Raises:
+        ValueError: it is no such line.
+    """
+    response = msgspec.json.decode(written, type=LineReply).response
+    return response is not None and response.status_code == 200
+
+
 def _write(line: BatchLine, response: LineResponse | None, error: LineError | None) -> bytes:
     reply = LineReply(
         id=f"batch_req_{secrets.token_hex(12)}",

@@ -1,17 +1,22 @@
 """Owner of the batches: each reads its file, has its lines answered and writes two files."""
 
 import asyncio
+import hashlib
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from helium_jax.errors import CapacityError, HeliumError, InternalError
+from helium_jax.executor.journal import Journal
+from helium_jax.server.batch_keeper import BatchKeeper
+from helium_jax.server.batch_line import PreparedLine
 from helium_jax.server.batch_lines import read_lines, write_answer, write_failure, write_undone
+from helium_jax.server.batch_record import BATCH_PREFIX, BatchRecord
+from helium_jax.server.batch_runs import RowRunner, group_rows
 from helium_jax.server.config import Limits
 from helium_jax.server.errors import ConflictError, NotFoundError
 from helium_jax.server.file_bodies import (
@@ -23,47 +28,27 @@ from helium_jax.server.file_bodies import (
     BatchReply,
     RequestCounts,
 )
-from helium_jax.server.file_store import FileStore
+from helium_jax.server.file_store import FileStore, new_file_id
 
 log = logging.getLogger(__name__)
 
-FINAL = frozenset({"completed", "failed", "expired", "cancelled"})
+# (tenant, endpoint, index, line, request id) -> a line ready to run; raises what is wrong with it.
+Prepare = Callable[[str, str, int, BatchLine, str], Awaitable[PreparedLine]]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PreparedLine:
-    """A line whose body is all right.
-
-    Attributes:
-        line: it.
-        request_id: of its answer.
-        order: lines go to the engine in this order, so that equal prefixes follow each other.
-        run: gives the answer.
-    """
-
-    line: BatchLine
-    request_id: str
-    order: tuple[int, ...]
-    run: Callable[[], Awaitable[Any]]
-
-
-# (tenant, endpoint, line, request id) -> what is to run; raises what is wrong with the body.
-Prepare = Callable[[str, str, BatchLine, str], Awaitable[PreparedLine]]
-
-
-@dataclass(slots=True, kw_only=True)
-class _Batch:
-    tenant: str
-    reply: BatchReply
-    output_ttl_s: float | None
-    task: asyncio.Task[None] | None = None
-    answers: list[bytes] = field(default_factory=list)
-    failures: list[bytes] = field(default_factory=list)
-    done: set[str] = field(default_factory=set)  # custom ids
+# Why the lines of a batch that ended so have no answer.
+UNDONE = {
+    "expired": ("batch_expired", "the batch was not done within its window"),
+    "cancelled": ("batch_cancelled", "the batch was cancelled"),
+    "shutting_down": ("shutting_down", "the server was shutting down"),
+}
 
 
 class BatchService:
-    """Batches of every key; belongs to the event loop. They end with the process."""
+    """Batches of every key; belongs to the event loop.
+
+    With a journal a batch that is not over when the server ends goes on with the next one;
+    otherwise it is cancelled.
+    """
 
     def __init__(
         self,
@@ -71,8 +56,8 @@ class BatchService:
         files: FileStore,
         limits: Limits,
         prepare: Prepare,
+        rows: RowRunner,
         concurrency: int,
-        is_draining: Callable[[], bool],
         now: Callable[[], float],
     ) -> None:
         """
@@ -80,20 +65,40 @@ class BatchService:
             files: where input is read from and output goes.
             limits: how many batches and lines there may be.
             prepare: checks a line.
-            concurrency: lines of one batch that run side by side.
-            is_draining: the server ends: nothing new is to begin.
+            rows: runs lines that can be rows of a plan; knows whether the server ends.
+            concurrency: other lines of one batch that run side by side.
             now: seconds since the epoch.
         """
         self._files = files
         self._limits = limits
         self._prepare = prepare
+        self._rows = rows
         self._concurrency = concurrency
-        self._is_draining = is_draining
         self._now = now
+        self._keeper = BatchKeeper(None)
         self._running = asyncio.Semaphore(limits.batches_running)
-        self._batches: dict[str, _Batch] = {}
+        self._batches: dict[str, BatchRecord] = {}
 
-    def create(self, tenant: str, body: BatchBody) -> BatchReply:
+    # --- life ------------------------------------------------------------------------------
+
+    def open(self, journal: Journal | None) -> None:
+        """Goes on with the batches that the journal holds."""
+        self._keeper = BatchKeeper(journal)
+        for batch in self._keeper.take_found():
+            self._batches[batch.reply.id] = batch
+            if not batch.is_final:
+                self._start(batch)
+
+    async def close(self) -> None:
+        """Stops all batches; what was answered by then is kept, or written."""
+        tasks = [batch.task for batch in self._batches.values() if batch.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- asking ----------------------------------------------------------------------------
+
+    async def create(self, tenant: str, body: BatchBody) -> BatchReply:
         """Starts a batch.
 
         Raises:
@@ -101,7 +106,7 @@ class BatchService:
             CapacityError: this key has too many batches that are not done.
         """
         self._files.get(tenant, body.input_file_id)
-        unfinished = [b for b in self._of(tenant) if b.reply.status not in FINAL]
+        unfinished = [batch for batch in self._of(tenant) if not batch.is_final]
         if len(unfinished) >= self._limits.batches_unfinished:
             raise CapacityError(
                 f"{len(unfinished)} batches are not done yet; wait for one or cancel it",
@@ -110,11 +115,11 @@ class BatchService:
         self._forget_oldest(tenant)
         now = self._now()
         after = body.output_expires_after
-        batch = _Batch(
+        batch = BatchRecord(
             tenant=tenant,
             output_ttl_s=None if after is None else float(after.seconds),
             reply=BatchReply(
-                id=f"batch_{secrets.token_hex(12)}",
+                id=f"{BATCH_PREFIX}{secrets.token_hex(12)}",
                 endpoint=body.endpoint,
                 input_file_id=body.input_file_id,
                 completion_window=body.completion_window,
@@ -126,7 +131,8 @@ class BatchService:
             ),
         )
         self._batches[batch.reply.id] = batch
-        batch.task = asyncio.create_task(self._run(batch), name=batch.reply.id)
+        self._start(batch)
+        await self._keeper.begin(batch)
         return batch.reply
 
     def get(self, tenant: str, batch_id: str) -> BatchReply:
@@ -149,22 +155,15 @@ class BatchService:
             ConflictError: it is over.
         """
         batch = self._find(tenant, batch_id)
-        if batch.reply.status in FINAL:
+        if batch.is_final:
             raise ConflictError(f"the batch is {batch.reply.status} already")
         if batch.reply.status != "cancelling":
             self._set(batch, "cancelling")
-            assert batch.task is not None, "it was started when it was made"
+            assert batch.task is not None, "it was started when it was made or found"
             batch.task.cancel()
         return batch.reply
 
-    async def close(self) -> None:
-        """Ends all batches; what was answered by then is written."""
-        tasks = [batch.task for batch in self._batches.values() if batch.task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _find(self, tenant: str, batch_id: str) -> _Batch:
+    def _find(self, tenant: str, batch_id: str) -> BatchRecord:
         batch = self._batches.get(batch_id)
         if batch is None or batch.tenant != tenant:
             raise NotFoundError(
@@ -174,39 +173,45 @@ class BatchService:
             )
         return batch
 
-    def _of(self, tenant: str) -> Sequence[_Batch]:
+    def _of(self, tenant: str) -> Sequence[BatchRecord]:
         return [batch for batch in self._batches.values() if batch.tenant == tenant]
 
     def _forget_oldest(self, tenant: str) -> None:
         """Makes room among the batches of a key that are over."""
         own = self._of(tenant)
         if len(own) >= self._limits.batches:
-            oldest = next(batch for batch in own if batch.reply.status in FINAL)
+            oldest = next(batch for batch in own if batch.is_final)
             del self._batches[oldest.reply.id]
+            self._keeper.forget(oldest)
 
-    def _set(self, batch: _Batch, status: str, **fields: Any) -> None:
-        stamp = {f"{status}_at": int(self._now())} if status != "validating" else {}
-        batch.reply = msgspec.structs.replace(batch.reply, status=status, **stamp, **fields)
+    # --- running ---------------------------------------------------------------------------
 
-    async def _run(self, batch: _Batch) -> None:
+    def _start(self, batch: BatchRecord) -> None:
+        batch.task = asyncio.create_task(self._run(batch), name=batch.reply.id)
+
+    async def _run(self, batch: BatchRecord) -> None:
         lines: list[BatchLine] = []
-        end, why = "completed", ("", "")
+        end = "completed"
         try:
             async with self._running:
                 lines, errors = await self._read(batch)
                 if errors:
                     self._set(batch, "failed", errors=BatchErrors(data=errors))
                     return
-                counts = RequestCounts(total=len(lines))
-                self._set(batch, "in_progress", request_counts=counts)
-                async with asyncio.timeout(batch.reply.expires_at - self._now()):
-                    await self._answer_all(batch, lines)
-                if len(batch.done) < len(lines):
-                    end, why = "cancelled", ("shutting_down", "the server was shutting down")
+                batch.count(len(lines))
+                if batch.reply.status == "cancelling":
+                    end = "cancelled"  # the server had ended before it could be
+                else:
+                    if batch.reply.status != "in_progress":
+                        self._set(batch, "in_progress")
+                    async with asyncio.timeout(batch.reply.expires_at - self._now()):
+                        await self._answer_all(batch, lines)
+                    if batch.num_done < len(lines):
+                        end = "shutting_down"
         except TimeoutError:
-            end, why = "expired", ("batch_expired", "the batch was not done within its window")
+            end = "expired"
         except asyncio.CancelledError:
-            end, why = "cancelled", ("batch_cancelled", "the batch was cancelled")
+            end = "cancelled" if batch.reply.status == "cancelling" else "shutting_down"
         except HeliumError as error:
             self._fail(batch, error)
             return
@@ -214,13 +219,20 @@ class BatchService:
             log.exception("a batch failed", extra={"batch_id": batch.reply.id})
             self._fail(batch, InternalError(f"a bug in helium-jax ({type(error).__name__})"))
             return
-        await self._finish(batch, lines, end, why)
+        if end == "shutting_down" and self._keeper.keeps:
+            return  # the next server goes on with it
+        await self._finish(batch, lines, end)
 
-    def _fail(self, batch: _Batch, error: HeliumError) -> None:
+    def _set(self, batch: BatchRecord, status: str, **fields: Any) -> None:
+        stamp = {f"{status}_at": int(self._now())}
+        batch.reply = msgspec.structs.replace(batch.reply, status=status, **stamp, **fields)
+        self._keeper.note_reply(batch)
+
+    def _fail(self, batch: BatchRecord, error: HeliumError) -> None:
         told = BatchError(code=error.code, message=error.message, param=error.param)
         self._set(batch, "failed", errors=BatchErrors(data=[told]))
 
-    async def _read(self, batch: _Batch) -> tuple[list[BatchLine], list[BatchError]]:
+    async def _read(self, batch: BatchRecord) -> tuple[list[BatchLine], list[BatchError]]:
         content = await self._files.read(batch.tenant, batch.reply.input_file_id)
         limits = self._limits
         return await asyncio.to_thread(
@@ -231,69 +243,99 @@ class BatchService:
             max_depth=limits.json_depth,
         )
 
-    async def _answer_all(self, batch: _Batch, lines: Sequence[BatchLine]) -> None:
-        """A window of lines at a time is checked, put in order and answered."""
+    async def _answer_all(self, batch: BatchRecord, lines: Sequence[BatchLine]) -> None:
+        """A window of lines at a time is checked and answered, as rows or by themselves."""
+        todo = [index for index in range(len(lines)) if not batch.is_done(index)]
         window = self._limits.batch_window
-        for start in range(0, len(lines), window):
+        for start in range(0, len(todo), window):
             prepared = []
-            for index, line in enumerate(lines[start : start + window], start=start):
-                request_id = f"{batch.reply.id}.{index}"
+            for index in todo[start : start + window]:
+                line, request_id = lines[index], f"{batch.reply.id}.{index}"
                 try:
                     prepared.append(
-                        await self._prepare(batch.tenant, batch.reply.endpoint, line, request_id)
+                        await self._prepare(
+                            batch.tenant, batch.reply.endpoint, index, line, request_id
+                        )
                     )
                 except HeliumError as error:
-                    self._note(batch, line, write_failure(line, request_id, error), failed=True)
-            prepared.sort(key=lambda one: one.order)
-            todo = iter(prepared)
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(self._concurrency, len(prepared))):
-                    group.create_task(self._answer_some(batch, todo))
+                    self._note(batch, index, write_failure(line, request_id, error), failed=True)
+            groups = group_rows(prepared)
+            rows = {line.index for group in groups for line in group}
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._answer_rows(batch, groups))
+                others = [line for line in prepared if line.index not in rows]
+                tasks.create_task(self._answer_each(batch, others))
 
-    async def _answer_some(self, batch: _Batch, todo: Iterator[PreparedLine]) -> None:
+    async def _answer_rows(
+        self, batch: BatchRecord, groups: Sequence[Sequence[PreparedLine]]
+    ) -> None:
+        """Runs groups one after the other; what failed in a run is asked by itself.
+
+        Then its failure is told in its endpoint's words.
+        """
+        for group in groups:
+            may_go_on = await self._rows.run(
+                batch.tenant,
+                group,
+                on_started=lambda run_id: self._note_run(batch, run_id),
+                on_answer=lambda line, body: self._note_answer(batch, line, body),
+            )
+            if not may_go_on:
+                self.cancel(batch.tenant, batch.reply.id)
+                return
+            left = [line for line in group if not batch.is_done(line.index)]
+            await self._answer_each(batch, left)
+
+    async def _answer_each(self, batch: BatchRecord, lines: Sequence[PreparedLine]) -> None:
+        todo = iter(sorted(lines, key=lambda line: line.order))
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(min(self._concurrency, len(lines))):
+                tasks.create_task(self._answer_some(batch, todo))
+
+    async def _answer_some(self, batch: BatchRecord, todo: Iterator[PreparedLine]) -> None:
         for prepared in todo:
-            if self._is_draining():
+            if self._rows.state.is_draining:
                 return
             await self._answer(batch, prepared)
 
-    async def _answer(self, batch: _Batch, prepared: PreparedLine) -> None:
-        line = prepared.line
+    async def _answer(self, batch: BatchRecord, prepared: PreparedLine) -> None:
         while True:
             try:
                 body = await prepared.run()
             except CapacityError as error:
-                if self._is_draining():
+                if self._rows.state.is_draining:
                     return
                 await asyncio.sleep(min(max(error.retry_after_s, 0.1), 5.0))
                 continue
             except HeliumError as error:
-                written = write_failure(line, prepared.request_id, error)
-                self._note(batch, line, written, failed=True)
+                written = write_failure(prepared.line, prepared.request_id, error)
+                self._note(batch, prepared.index, written, failed=True)
             else:
-                written = write_answer(line, prepared.request_id, body)
-                self._note(batch, line, written, failed=False)
+                self._note_answer(batch, prepared, body)
             return
 
-    def _note(self, batch: _Batch, line: BatchLine, written: bytes, *, failed: bool) -> None:
-        """Counts a line that is done."""
-        (batch.failures if failed else batch.answers).append(written)
-        batch.done.add(line.custom_id)
-        counts = batch.reply.request_counts
-        batch.reply = msgspec.structs.replace(
-            batch.reply,
-            request_counts=RequestCounts(
-                total=counts.total,
-                completed=counts.completed + (not failed),
-                failed=counts.failed + failed,
-            ),
-        )
+    def _note_run(self, batch: BatchRecord, run_id: str) -> None:
+        runs = [*batch.reply.runs, run_id]
+        batch.reply = msgspec.structs.replace(batch.reply, runs=runs)
+        self._keeper.note_reply(batch)
 
-    async def _finish(
-        self, batch: _Batch, lines: Sequence[BatchLine], end: str, why: tuple[str, str]
-    ) -> None:
+    def _note_answer(self, batch: BatchRecord, line: PreparedLine, body: Any) -> None:
+        written = write_answer(line.line, line.request_id, body)
+        self._note(batch, line.index, written, failed=False)
+
+    def _note(self, batch: BatchRecord, index: int, written: bytes, *, failed: bool) -> None:
+        """Keeps and counts a line that is done."""
+        batch.put(index, written, failed=failed)
+        self._keeper.note_line(batch, index, written)
+
+    # --- ending ----------------------------------------------------------------------------
+
+    async def _finish(self, batch: BatchRecord, lines: Sequence[BatchLine], end: str) -> None:
         """Writes what there is; lines that did not run are in the error file with the reason."""
-        undone = [line for line in lines if line.custom_id not in batch.done]
-        failures = [*batch.failures, *(write_undone(line, *why) for line in undone)]
+        failures = dict(batch.failures)
+        for index, line in enumerate(lines):
+            if not batch.is_done(index):
+                failures[index] = write_undone(line, *UNDONE[end])
         if end == "completed":
             self._set(batch, "finalizing")
         try:
@@ -303,18 +345,21 @@ class BatchService:
             self._fail(batch, error)
             return
         finally:
-            batch.answers, batch.failures = [], []
-        self._set(batch, end, output_file_id=output, error_file_id=errors)
+            batch.answers, batch.failures = {}, {}
+        status = "cancelled" if end == "shutting_down" else end
+        self._set(batch, status, output_file_id=output, error_file_id=errors)
 
-    async def _write(self, batch: _Batch, what: str, lines: Sequence[bytes]) -> str | None:
+    async def _write(self, batch: BatchRecord, what: str, lines: Mapping[int, bytes]) -> str | None:
         if not lines:
             return None
+        seed = hashlib.blake2b(f"{batch.reply.id} {what}".encode(), digest_size=12).digest()
         file = await self._files.add(
             batch.tenant,
-            b"\n".join(lines) + b"\n",
+            b"\n".join(lines[index] for index in sorted(lines)) + b"\n",
             filename=f"{batch.reply.id}_{what}.jsonl",
             purpose="batch_output",
             ttl_s=batch.output_ttl_s,
+            file_id=new_file_id(seed),  # written once more if the server dies meanwhile
         )
         return file.id
 

@@ -12,7 +12,10 @@ from msgspec import UNSET
 from helium_jax.errors import RequestError
 from helium_jax.server.admission import working
 from helium_jax.server.answering import Job, complete
-from helium_jax.server.batch_service import BATCHES, PreparedLine
+from helium_jax.server.batch_line import BEHIND_OTHERS, PreparedLine, RowAnswer
+from helium_jax.server.batch_rows import read_row
+from helium_jax.server.batch_service import BATCHES
+from helium_jax.server.choices import Piece
 from helium_jax.server.embeddings import make_embeddings
 from helium_jax.server.file_bodies import BatchBody, BatchLine, BatchList
 from helium_jax.server.formats import Format
@@ -20,12 +23,9 @@ from helium_jax.server.openai import prepare_chat, prepare_completions
 from helium_jax.server.paging import page_of
 from helium_jax.server.plans import json_response
 from helium_jax.server.receive import finish_reading, parse_body, receive_object
-from helium_jax.server.state import CONFIG, REQUEST_ID, TENANT
+from helium_jax.server.state import CONFIG, REQUEST_ID, TENANT, Asking
 
 T = TypeVar("T")
-
-# Added to each line's priority: whoever waits for an answer goes first.
-BEHIND_OTHERS = 1_000_000
 
 
 async def post_batch(request: web.Request) -> web.Response:
@@ -37,7 +37,7 @@ async def post_batch(request: web.Request) -> web.Response:
             found.add("metadata", "has more than 16 KiB")
         warnings = finish_reading(found, strict=request.app[CONFIG].strict)
         assert body is not None, "a body that cannot be read has problems"
-        reply = request.app[BATCHES].create(request[TENANT], body)
+        reply = await request.app[BATCHES].create(request[TENANT], body)
         return json_response(msgspec.structs.replace(reply, warnings=warnings or UNSET))
 
 
@@ -81,9 +81,22 @@ class _LineAsking:
 
 
 async def prepare_line(
-    app: web.Application, tenant: str, endpoint: str, line: BatchLine, request_id: str
+    app: web.Application,
+    tenant: str,
+    endpoint: str,
+    index: int,
+    line: BatchLine,
+    request_id: str,
 ) -> PreparedLine:
     """Checks the body of a line as its endpoint does.
+
+    Args:
+        app: whose endpoint.
+        tenant: whose batch.
+        endpoint: its path.
+        index: of the line in its file.
+        line: to check.
+        request_id: of its answer.
 
     Raises:
         HeliumError: as the endpoint.
@@ -93,6 +106,7 @@ async def prepare_line(
         raise RequestError("a line of a batch cannot be streamed", param="stream")
     if endpoint == "/v1/embeddings":
         return PreparedLine(
+            index=index,
             line=line,
             request_id=request_id,
             order=(),
@@ -101,16 +115,53 @@ async def prepare_line(
     prepare: Callable[..., Any] = (
         prepare_chat if endpoint == "/v1/chat/completions" else prepare_completions
     )
-    job: Job
-    form: Format
-    job, form = await prepare(asking, line.body, asyncio.get_running_loop().time())
+
+    async def check() -> tuple[Job, Format]:
+        return await prepare(asking, line.body, asyncio.get_running_loop().time())
+
+    job, form = await check()
+    row = read_row(line.body, job)
+    if row is not None:
+
+        async def run_anew() -> Any:
+            # Should the row fail: until then its prompt's ids need not be kept.
+            again, another = await check()
+            return await _run(asking, again, another)
+
+        return PreparedLine(
+            index=index,
+            line=line,
+            request_id=request_id,
+            order=(),
+            run=run_anew,
+            row=row,
+            write=lambda answer: form.whole([_piece(answer)], answer.usage_reply),
+        )
+    return PreparedLine(
+        index=index,
+        line=line,
+        request_id=request_id,
+        order=job.requests[0].token_ids,
+        run=lambda: _run(asking, job, form),
+    )
+
+
+async def _run(asking: Asking, job: Job, form: Format) -> Any:
+    """Asks the engine behind all others."""
     behind = tuple(
         replace(one, priority=one.priority + BEHIND_OTHERS, prefer_cached=True)
         for one in job.requests
     )
+    started = asyncio.get_running_loop().time()
+    return await complete(asking, replace(job, requests=behind, started=started), form)
 
-    def run() -> Any:
-        started = asyncio.get_running_loop().time()
-        return complete(asking, replace(job, requests=behind, started=started), form)
 
-    return PreparedLine(line=line, request_id=request_id, order=behind[0].token_ids, run=run)
+def _piece(answer: RowAnswer) -> Piece:
+    """A row's answer as the one piece of its sequence."""
+    return Piece(
+        index=0,
+        text=answer.text,
+        token_ids=(),
+        usage=answer.usage,
+        finish_reason=answer.finish_reason,
+    )

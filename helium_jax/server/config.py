@@ -97,7 +97,7 @@ class Limits:
     batches_unfinished: int = 16
     batches_running: int = 2
     batch_lines: int = 50_000
-    batch_window: int = 1024
+    batch_window: int = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -91,7 +91,10 @@ class RequestCounts(Struct, kw_only=True, frozen=True):
 
 class BatchReply(Struct, kw_only=True, frozen=True):
     """A batch. Its states: validating, failed, in_progress, finalizing, completed, expired,
-    cancelling, cancelled."""
+    cancelling, cancelled.
+
+    `runs`: ids of the runs whose rows some of its lines have become; see /v1/runs.
+    """
 
     id: str
     endpoint: str
@@ -113,6 +116,7 @@ class BatchReply(Struct, kw_only=True, frozen=True):
     cancelling_at: int | None = None
     cancelled_at: int | None = None
     metadata: dict[str, str] | None = None
+    runs: list[str] = []
     warnings: list[str] | UnsetType = UNSET
 
 

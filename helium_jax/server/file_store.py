@@ -69,14 +69,31 @@ class FileStore:
             self._files = {file.id: file for file in found}
 
     async def add(
-        self, tenant: str, content: bytes, *, filename: str, purpose: str, ttl_s: float | None
+        self,
+        tenant: str,
+        content: bytes,
+        *,
+        filename: str,
+        purpose: str,
+        ttl_s: float | None,
+        file_id: str | None = None,
     ) -> StoredFile:
         """Keeps a file.
+
+        Args:
+            tenant: whose it is.
+            content: of the file.
+            filename: as clients see it.
+            purpose: likewise.
+            ttl_s: seconds until it ends by itself; None: it stays.
+            file_id: of an earlier attempt at the same file, which is replaced; None makes one.
 
         Raises:
             CapacityError: this key has too many files, or all together are too long.
         """
         await self._expire()
+        if file_id in self._files:
+            await self._drop(self._files[file_id])
         own = sum(file.tenant == tenant for file in self._files.values())
         if own >= self._max_files:
             raise CapacityError(
@@ -90,7 +107,7 @@ class FileStore:
             )
         now = self._now()
         file = StoredFile(
-            id=f"file-{secrets.token_hex(12)}",
+            id=file_id or new_file_id(secrets.token_bytes(12)),
             tenant=tenant,
             filename=filename,
             purpose=purpose,
@@ -157,6 +174,11 @@ class FileStore:
         self._contents.pop(file.id, None)
         if self._folder is not None:
             await asyncio.to_thread(_unlink, self._folder, file.id)
+
+
+def new_file_id(seed: bytes) -> str:
+    """An id made of 12 bytes."""
+    return f"file-{seed.hex()}"
 
 
 FILES = web.AppKey("files", FileStore)

@@ -10,20 +10,26 @@ class ServerState:
 
     Attributes:
         working: tasks that answer a request for tokens just now.
-        is_draining: set by the first signal: not ready, no new work.
+        draining: set by the first signal: not ready, no new work.
         is_aborting: set when the drain has taken too long: running work is told to end.
     """
 
     working: set[asyncio.Task[object]] = field(default_factory=set)
-    is_draining: bool = False
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
     is_aborting: bool = False
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether new work is refused."""
+        return self.draining.is_set()
 
     def drain(self) -> None:
         """Refuses new work from now on."""
-        self.is_draining = True
+        self.draining.set()
 
     def abort(self) -> None:
         """Ends running work; each of its clients gets a shutting_down error."""
-        self.is_draining = self.is_aborting = True
+        self.is_aborting = True
+        self.drain()
         for task in self.working:
             task.cancel()

@@ -73,6 +73,7 @@ async def attempt_run(
         on_prepared=on_prepared,
         tells_rows=True,
         tells_deltas=job.tells_deltas,
+        tells_answers=record.on_told is not None,
         watch=record.watch,
         spent=spent_of(record.spent),
     )

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from helium_jax.executor.events import OpCompleted, OpRow, RowCompleted
+from helium_jax.executor.events import OpAnswer, OpCompleted, OpRow, RowCompleted
 from helium_jax.executor.journal import Journal
-from helium_jax.server.kept_run import pack_run
+from helium_jax.server.kept_run import SPENT, pack_run
 from helium_jax.server.run_events import Told, describe_progress, describe_row
 from helium_jax.server.run_record import HeldEvent, RunRecord, State
 
@@ -49,7 +49,10 @@ class RunKeeper:
         def publish() -> None:
             if isinstance(progress, RowCompleted):
                 record.put_row(describe_row(progress.result))
-            record.events.append(progress.type, t_ms, describe_progress(progress))
+            if record.on_told is not None:
+                record.on_told(progress)
+            if not isinstance(progress, OpAnswer):  # for who made the run, not for clients
+                record.events.append(progress.type, t_ms, describe_progress(progress))
 
         row = progress.result.row if isinstance(progress, RowCompleted) else None
         held = HeldEvent(publish=publish, is_ready=True, row=row)
@@ -96,7 +99,7 @@ class RunKeeper:
 
     def _note_spent(self, record: RunRecord) -> None:
         if record.is_durable and self._journal is not None and record.usage is not None:
-            self._journal.set_spent(record.id, msgspec.json.encode(record.usage))
+            self._journal.set_note(record.id, SPENT, msgspec.json.encode(record.usage))
 
     def _release(self, record: RunRecord, held: HeldEvent) -> None:
         held.is_ready = True

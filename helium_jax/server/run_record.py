@@ -21,7 +21,7 @@ from helium_jax.server.plan_replies import (
     RunReply,
     RunUsage,
 )
-from helium_jax.server.run_events import EventLog
+from helium_jax.server.run_events import EventLog, Told
 
 State = Literal[
     "queued",
@@ -79,6 +79,7 @@ class RunRecord:
         held: events that wait for the journal.
         watch: the calls and prompts of the last attempt; None before it and after a restart.
         places: of the rows of that attempt, their places in the batch.
+        on_told: called with all that is told of it; for who made the run on its own behalf.
     """
 
     id: str
@@ -107,6 +108,7 @@ class RunRecord:
     held: deque[HeldEvent] = field(default_factory=deque)
     watch: RunWatch | None = None
     places: tuple[int, ...] = ()
+    on_told: Callable[[Told], None] | None = None
 
     @property
     def is_final(self) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from helium_jax.executor.events import OpDelta, OpRow, Progress, RowCompleted
+from helium_jax.executor.events import OpAnswer, OpDelta, OpRow, Progress, RowCompleted
 from helium_jax.plan import Const, Op, Plan
 from helium_jax.server.plan_job import PlanJob
 
@@ -25,7 +25,7 @@ class Rest:
 
     def locate(self, progress: Progress) -> Progress:
         """The same progress with the row's place in the whole batch."""
-        if isinstance(progress, OpRow | OpDelta):
+        if isinstance(progress, OpRow | OpDelta | OpAnswer):
             return replace(progress, row=self.places[progress.row])
         if isinstance(progress, RowCompleted):
             result = replace(progress.result, row=self.places[progress.result.row])

@@ -12,14 +12,14 @@ from helium_jax.executor.journal import Journal
 from helium_jax.optimizer import Profile
 from helium_jax.server.config import ServerConfig
 from helium_jax.server.errors import ConflictError
-from helium_jax.server.kept_run import restore_run
+from helium_jax.server.kept_run import RUN_PREFIX, restore_run
 from helium_jax.server.lifecycle import ServerState
 from helium_jax.server.pins import Pins
 from helium_jax.server.plan_job import PlanJob
 from helium_jax.server.plan_replies import RunFailure
 from helium_jax.server.plan_shelf import KnownPlan, PlanShelf
 from helium_jax.server.run_attempt import attempt_run
-from helium_jax.server.run_events import EventLog
+from helium_jax.server.run_events import EventLog, Told
 from helium_jax.server.run_keeper import RunKeeper
 from helium_jax.server.run_metrics import count_result
 from helium_jax.server.run_queue import RunQueue
@@ -83,7 +83,7 @@ class RunService:
         self._keeper = RunKeeper(journal)
         if journal is None:
             return
-        for found in journal.found:
+        for found in journal.take_found(RUN_PREFIX):
             try:
                 kept, record = restore_run(found, self.plans, max_events=self._limits.run_events)
             except ValueError as error:
@@ -91,7 +91,6 @@ class RunService:
                 continue
             self.shelf.add(record, kept.promise_key, kept.digest)
             self.shelf.note_over(record)
-        journal.found = []
 
     async def close(self) -> None:
         """Ends every run; those that had not finished become interrupted."""
@@ -115,6 +114,7 @@ class RunService:
         promise_key: str | None = None,
         digest: bytes = b"",
         is_durable: bool = False,
+        on_told: Callable[[Told], None] | None = None,
     ) -> RunRecord:
         """Queues a run, or finds the one that was made under the same key.
 
@@ -124,6 +124,8 @@ class RunService:
             promise_key: an Idempotency-Key.
             digest: of the body it comes with.
             is_durable: keep it in the journal, if there is one; `kept` of the record tells when.
+            on_told: called with all that happens in it, and with what its answers were besides
+                their texts.
 
         Raises:
             CapacityError: the queue is full.
@@ -133,7 +135,7 @@ class RunService:
         if known is not None:
             return known
         self._queue.check_room()
-        run_id = f"run_{secrets.token_hex(12)}"
+        run_id = f"{RUN_PREFIX}{secrets.token_hex(12)}"
         record = RunRecord(
             id=run_id,
             tenant=tenant,
@@ -141,6 +143,7 @@ class RunService:
             created=self.now(),
             events=EventLog(run_id, max_events=self._limits.run_events),
             model_version=self.session.generator.info.version,
+            on_told=on_told,
         )
         self.shelf.add(record, promise_key, digest)
         if is_durable:

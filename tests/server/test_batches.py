@@ -1,13 +1,14 @@
 """/v1/batches: through OpenAI's client; lines fail alone, tenants apart, ends of every kind."""
 
 import asyncio
+import itertools
 import json
 
 import openai
 import pytest
 
 from helium_jax.errors import CapacityError, InternalError
-from helium_jax.server import Limits
+from helium_jax.server import Limits, batch_service
 from helium_jax.testing import FakeGenerator
 from tests.server.test_files import upload
 
@@ -124,15 +125,19 @@ async def test_a_line_that_is_refused_or_fails_does_so_alone(serve):
         assert errors["refused"]["response"]["body"]["error"]["param"] == "max_tokens"
 
 
-async def test_lines_go_behind_other_requests_and_by_their_prefixes(serve):
+@pytest.mark.parametrize("settings", [{}, {"logprobs": True}], ids=["rows", "by themselves"])
+async def test_lines_go_behind_other_requests_and_by_their_prefixes(serve, settings):
     async with serve() as served:
-        words = ["b 1", "a 1", "b 2", "a 2"]
-        lines = [line(one, messages=[{"role": "user", "content": one}]) for one in words]
-        await finish(served, (await start(served, lines)).json())
+        words = [f"{letter * 64} {place}" for place in range(3) for letter in "bac"]
+        lines = [
+            line(one, messages=[{"role": "user", "content": one}], **settings) for one in words
+        ]
+        batch = await finish(served, (await start(served, lines)).json())
+        assert len(batch["runs"]) == (not settings)
         requests = served.generator.requests
-        order = [bytes(one.token_ids).split()[1:3] for one in requests]
-        assert order == sorted(order)
-        assert all(one.priority > 0 and one.prefer_cached for one in requests)
+        order = [bytes(one.token_ids).split()[1][:1] for one in requests]
+        assert len([*itertools.groupby(order)]) == 3
+        assert all(one.priority > 100_000 for one in requests)
 
 
 BAD_FILES = {
@@ -185,6 +190,18 @@ async def test_cancelling_keeps_what_is_answered(serve):
         assert again.status == 409
 
 
+async def test_a_batch_that_is_not_done_in_its_window_expires(serve, monkeypatch):
+    monkeypatch.setattr(batch_service, "DAY_S", -1.0)
+    async with serve() as served:
+        batch = await finish(served, (await start(served, [line("a"), line("b")])).json())
+        assert (batch["status"], batch["output_file_id"]) == ("expired", None)
+        assert batch["expired_at"] >= batch["expires_at"]
+        assert batch["request_counts"] == {"total": 2, "completed": 0, "failed": 0}
+        errors = await written(served, batch["error_file_id"])
+        assert {one["error"]["code"] for one in errors.values()} == {"batch_expired"}
+        assert {one["response"] for one in errors.values()} == {None}
+
+
 async def test_a_full_engine_is_waited_for(serve):
     tries = []
 
@@ -235,21 +252,3 @@ async def test_a_key_has_only_so_many_unfinished_batches(serve):
         for batch in batches:
             assert (await finish(served, batch))["status"] == "completed"
         assert (await start(served, [line("a")])).status == 200
-
-
-async def test_closing_the_server_writes_what_is_answered(serve, tmp_path):
-    async def wait(request, num_sent):
-        if b"slow" in bytes(request.token_ids):
-            await asyncio.sleep(60)
-
-    async with serve(FakeGenerator(before_event=wait), state_dir=tmp_path) as served:
-        lines = [line("fast"), line("slow", messages=[{"role": "user", "content": "slow"}])]
-        batch = (await start(served, lines)).json()
-        async with asyncio.timeout(5):
-            while batch["request_counts"]["completed"] < 1:
-                await asyncio.sleep(0.01)
-                batch = (await served.get(f"/v1/batches/{batch['id']}")).json()
-    async with serve(state_dir=tmp_path) as served:
-        listed = (await served.get("/v1/files?purpose=batch_output")).json()["data"]
-        names = {one["filename"].split("_")[-1] for one in listed}
-        assert names == {"output.jsonl", "error.jsonl"}
