@@ -1,10 +1,12 @@
 """From decoded JSON to a typed body, naming every fault on the way instead of only the first."""
 
+import functools
 import re
 import types
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
+from msgspec.structs import FieldInfo
 
 from helium_jax.errors import Problem
 
@@ -58,7 +60,7 @@ def read_struct(kind: type[T], raw: dict[str, Any], path: str, found: Findings) 
     before = found.num_problems
     found.num_objects += 1
     values: dict[str, Any] = {}
-    fields = msgspec.structs.fields(kind)
+    fields, names = _fields(kind)
     for declared in fields:
         name = declared.encode_name
         where = f"{path}.{name}" if path else name
@@ -66,7 +68,6 @@ def read_struct(kind: type[T], raw: dict[str, Any], path: str, found: Findings) 
             values[declared.name] = _read(declared.type, raw[name], where, found)
         elif declared.required:
             found.add(where, "is required")
-    names = {declared.encode_name for declared in fields}
     for name in raw:
         if name not in names:
             shown = name if len(name) <= 64 else name[:64] + "…"
@@ -74,6 +75,13 @@ def read_struct(kind: type[T], raw: dict[str, Any], path: str, found: Findings) 
     if found.num_problems > before:
         return None
     return kind(**values)
+
+
+@functools.cache
+def _fields(kind: type[msgspec.Struct]) -> tuple[tuple[FieldInfo, ...], frozenset[str]]:
+    """Of a type, its fields and their names; msgspec evaluates the annotations at every call."""
+    fields = msgspec.structs.fields(kind)
+    return fields, frozenset(declared.encode_name for declared in fields)
 
 
 def _read(kind: Any, raw: Any, path: str, found: Findings) -> Any:

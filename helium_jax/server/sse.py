@@ -15,6 +15,7 @@ from helium_jax.server.state import CONFIG, REQUEST_ID, STATE
 
 PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
+SMALL_BYTES = 16 * 1024  # fits into a transport's empty buffer
 
 
 class Wire(Protocol):
@@ -138,6 +139,10 @@ async def write_in_time(
     Raises:
         ConnectionResetError: the client is gone, by itself or just now.
     """
+    transport = request.transport
+    if transport is not None and not transport.get_write_buffer_size() and len(data) < SMALL_BYTES:
+        await response.write(data)  # there is room: a timer for every token would be a waste
+        return
     try:
         async with asyncio.timeout(request.app[CONFIG].write_timeout_s):
             await response.write(data)
