@@ -12,7 +12,13 @@ import numpy as np
 from bench.bench_gpu_steps import StepDriver, make_params
 from helium_jax.kernels.attention import Target, pack_batch, paged_attention, unpack_batch
 from helium_jax.kernels.attention.cascade import CascadeCosts
-from helium_jax.kernels.attention.cases import CASES, TOLERANCES, AttentionCase, make_inputs
+from helium_jax.kernels.attention.cases import (
+    CASES,
+    TOLERANCES,
+    AttentionCase,
+    fit_pages,
+    make_inputs,
+)
 from helium_jax.kernels.page_write import write_pages
 from helium_jax.models.config import ModelConfig
 from helium_jax.models.shapes import random_config
@@ -69,7 +75,10 @@ def check_kernels(implementation: str, dtypes: tuple[str, ...], cpu: Any,
     Most of the time is compiling, so several cases are compiled at once.
     """
     wanted = [
-        (case, each) for case in CASES if names is None or case.name in names for each in dtypes
+        (fit_pages(case, each), each)
+        for case in CASES
+        if names is None or case.name in names
+        for each in dtypes
     ]
 
     def check(one: tuple[AttentionCase, str]) -> Agreement:

@@ -29,6 +29,7 @@ from helium_jax.kernels.pages import QUANTIZED, KVPages, pad_head
 from helium_jax.kernels.pallas import gpu, gpu_missing, pl
 
 TILE = 64  # rows of a warpgroup's matrix instruction
+COPY_BYTES = 128  # where a copy by TMA may begin in shared memory; no interpreter minds
 _SHARED_BYTES = 224 * 1024  # of the 227 KiB a thread block may have; barriers need the rest
 _MAX_WIDTH = 128  # of an accumulator
 _LOG2E = math.log2(math.e)
@@ -60,6 +61,8 @@ def why_not(
         return f"{head_size=} is more than 256"
     if page_size not in (16, 32, 64, 128):
         return f"{page_size=} is none of 16, 32, 64, 128"
+    if kv_dtype in QUANTIZED and page_size * 4 % COPY_BYTES:
+        return f"{page_size=} with pages in {kv_dtype}: scales of a page begin at 64 bytes, not 128"
     if queries_per_kv_head > TILE:
         return f"{queries_per_kv_head} query heads a KV head are more than a tile of {TILE} rows"
     return None

@@ -4,6 +4,7 @@ The pools are handed to the kernel as mutable references, so XLA neither copies 
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from helium_jax.kernels.pages import KVPages
 from helium_jax.kernels.pallas import gpu, gpu_missing, pl
 
 _TOKENS = 4  # of a thread block: their loads and stores overlap
+_COPY_BYTES = 128  # where a copy by TMA may begin in shared memory; no interpreter minds
 
 
 def write_rows(pages: KVPages, layer: int, k: jax.Array, v: jax.Array, slots: jax.Array) -> KVPages:
@@ -25,8 +27,11 @@ def write_rows(pages: KVPages, layer: int, k: jax.Array, v: jax.Array, slots: ja
         raise NotImplementedError(gpu_missing)
     if pages.order != "rows" or pages.k.dtype != pages.dtype:
         raise NotImplementedError(f"pages in the order {pages.order!r} stored as {pages.k.dtype}")
-    if pages.k.dtype.itemsize * pages.head_size % 16 or pages.head_size > 256:
-        raise NotImplementedError(f"{pages.head_size=} is no whole number of 16-byte pieces")
+    if pages.head_size > 256:
+        raise NotImplementedError(f"{pages.head_size=} exceeds the 256 columns of a copy")
+    row_bytes = math.prod(k.shape[1:]) * pages.k.dtype.itemsize
+    if row_bytes % _COPY_BYTES:
+        raise NotImplementedError(f"rows of {row_bytes} bytes are no multiple of {_COPY_BYTES}")
     if pages.num_kv_heads > 256:
         raise NotImplementedError(f"{pages.num_kv_heads=} exceeds the 256 rows of a copy")
     return _write(pages, jnp.full(1, layer, jnp.int32), k, v, slots)

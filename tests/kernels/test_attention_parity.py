@@ -1,129 +1,87 @@
-"""Implementations x cases x dtypes against the reference, over pools full of NaN."""
+"""Implementations x cases x dtypes against the reference, over pools full of NaN.
 
-import dataclasses
-import functools
+By default cases that mix all features; with `-m slow` every case in every dtype. Kernels run in
+their interpreters: `test_mosaic.py`.
+"""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helium_jax.kernels.attention import pack_batch, paged_attention, unpack_batch
-from helium_jax.kernels.attention.cascade import CascadeCosts
 from helium_jax.kernels.attention.cases import CASES, TOLERANCES, AttentionCase, make_inputs
-from helium_jax.kernels.attention.pack import CASCADE_COSTS
+from tests.kernels.attending import FACTORS, attend, expect, mixed_cases, pairs_of
 
-# Precision does not interact with shapes: a few cases are enough, and each is two compiles.
-LOW_PRECISION_CASES = [
-    case
-    for case in CASES
-    if case.name in ("ragged", "prefix tree", "soft cap and window", "head size 128")
-]
-FREE_GROUPS = CascadeCosts(block=0.0, page=0.0, row=0.0)
+NUM_MIXED = 26
+IMPLEMENTATIONS = ["xla"]
+errors: dict[tuple[str, str, str, str], float] = {}
 
 
-@functools.cache
-def run(
-    case: AttentionCase,
-    dtype: str,
-    implementation: str,
-    *,
-    cascade: bool = False,
-    deterministic: bool = False,
-    costs: CascadeCosts = CASCADE_COSTS,
-    kv_dtype: str | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Output and log-sum-exp of one case as float32."""
-    inputs = make_inputs(case, dtype, kv_dtype=kv_dtype)
-    layout = dataclasses.replace(inputs.layout, deterministic=deterministic)
-    ints = np.full(layout.num_ints, -7, np.int32)
-    pack_batch(
-        layout,
-        case.query_lens,
-        case.kv_lens,
-        inputs.page_tables,
-        cascade=cascade,
-        out=ints,
-        costs=costs,
-    )
-
-    @jax.jit
-    def step(q, pages, ints):
-        return paged_attention(
-            q,
-            pages,
-            case.num_layers - 1,
-            unpack_batch(layout, ints),
-            scale=inputs.scale,
-            window=case.window,
-            soft_cap=case.soft_cap,
-            implementation=implementation,
-        )
-
-    out, lse = step(inputs.q, inputs.pages, ints)
-    assert out.shape == inputs.q.shape
-    assert out.dtype == dtype
-    assert lse.dtype == jnp.float32
-    return np.asarray(out.astype(jnp.float32)), np.asarray(lse)
+def parity_cases():
+    """(implementation, case, dtypes, work)."""
+    for implementation in IMPLEMENTATIONS:
+        for case, dtypes, work in mixed_cases(NUM_MIXED):
+            name = f"{implementation}-{case.name}-{dtypes}-{work}"
+            yield pytest.param(implementation, case, dtypes, work, id=name)
+        for case in CASES:
+            works = FACTORS["work"] if case.shares else ("flat", "deterministic")
+            for dtypes in FACTORS["dtypes"]:
+                for work in works:
+                    name = f"{implementation}-{case.name}-{dtypes}-{work}"
+                    yield pytest.param(
+                        implementation, case, dtypes, work, id=name, marks=pytest.mark.slow
+                    )
 
 
-def check_against_reference(case, dtype, out, lse, kv_dtype=None):
-    expected_out, expected_lse = run(case, dtype, "reference", kv_dtype=kv_dtype)
-    absolute, relative = TOLERANCES[dtype]
+@pytest.mark.parametrize(("implementation", "case", "dtypes", "work"), [*parity_cases()])
+def test_agrees_with_the_reference(implementation, case, dtypes, work):
+    out, lse = attend(case, dtypes, implementation, packed_for=implementation, work=work)
+    expected_out, expected_lse = expect(case, dtypes)
+    absolute, relative = TOLERANCES[dtypes.split(" on ")[0]]
     np.testing.assert_allclose(out, expected_out, atol=absolute, rtol=relative)
     np.testing.assert_allclose(lse, expected_lse, atol=2e-5, rtol=2e-5)
     rows = sum(case.query_lens)
     assert not out[rows:].any()
     assert np.isneginf(lse[rows:]).all()
     assert np.isfinite(lse[:rows]).all()
+    errors[implementation, case.name, dtypes, work] = float(np.abs(out - expected_out).max())
 
 
-FAST = ["xla"]  # kernels run in interpreters: test_attention_mosaic_*.py
+def test_the_parity_table_is_printed(capsys):
+    if not errors:
+        pytest.skip("the parity tests were not selected")
+    with capsys.disabled():
+        print(f"\n{'backend':<8} {'dtypes':<25} {'work':<14} {'max |error|':<12} case")
+        for (implementation, case, dtypes, work), error in errors.items():
+            print(f"{implementation:<8} {dtypes:<25} {work:<14} {error:<12.1e} {case}")
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize("implementation", FAST)
-def test_agrees_with_the_reference(implementation, case):
-    check_against_reference(case, "float32", *run(case, "float32", implementation))
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("case", LOW_PRECISION_CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize("implementation", FAST)
-def test_agrees_with_the_reference_in_low_precision(implementation, case, dtype):
-    check_against_reference(case, dtype, *run(case, dtype, implementation))
-
-
-@pytest.mark.parametrize("kv_dtype", ["int8", "float8_e4m3fn"])
-@pytest.mark.parametrize("case", LOW_PRECISION_CASES[:2], ids=lambda case: case.name)
-@pytest.mark.parametrize("implementation", FAST)
-def test_agrees_with_the_reference_over_quantized_pools(implementation, case, kv_dtype):
-    result = run(case, "float32", implementation, kv_dtype=kv_dtype, cascade=bool(case.shares))
-    check_against_reference(case, "float32", *result, kv_dtype=kv_dtype)
+def test_mixed_cases_hold_every_value_and_most_pairs_of_values():
+    """What the default run proves is known, and does not shrink unseen."""
+    values, pairs = set(), set()
+    for case, dtypes, work in mixed_cases(NUM_MIXED):
+        option = {
+            "step": case.name.split(", ")[0],
+            "heads": (case.num_heads, case.num_kv_heads),
+            **{name: getattr(case, name) for name in
+               ("head_size", "page_size", "window", "soft_cap", "scale")},
+            "dtypes": dtypes,
+            "work": work,
+        }  # fmt: skip
+        assert option.keys() == FACTORS.keys()
+        values |= set(option.items())
+        pairs |= pairs_of(option)
+    assert values == {(name, value) for name, of in FACTORS.items() for value in of}
+    counts = [len(of) for of in FACTORS.values()]
+    possible = (sum(counts) ** 2 - sum(count**2 for count in counts)) / 2
+    assert len(pairs) > 0.7 * possible
 
 
 def test_quantized_pools_stay_near_full_ones():
-    case = next(case for case in CASES if case.name == "ragged")
     (full, _), (near, _), (far, _) = (
-        run(case, "float32", "reference", kv_dtype=kv_dtype)
-        for kv_dtype in (None, "int8", "float8_e4m3fn")
+        expect(CASES[0], dtypes)
+        for dtypes in ("float32", "float32 on int8", "float32 on float8_e4m3fn")
     )
     assert 0 < np.abs(near - full).max() < 0.03
     assert 0 < np.abs(far - full).max() < 0.2
-
-
-@pytest.mark.parametrize("case", [c for c in CASES if c.shares], ids=lambda case: case.name)
-@pytest.mark.parametrize("implementation", FAST)
-def test_prefix_groups_agree_with_the_reference(implementation, case):
-    result = run(case, "float32", implementation, cascade=True, costs=FREE_GROUPS)
-    check_against_reference(case, "float32", *result)
-
-
-@pytest.mark.parametrize("case", CASES[:6], ids=lambda case: case.name)
-@pytest.mark.parametrize("implementation", FAST)
-def test_deterministic_work_agrees_with_the_reference(implementation, case):
-    result = run(case, "float32", implementation, deterministic=True)
-    check_against_reference(case, "float32", *result)
 
 
 def dense_attention(q, k, v, *, first_position, scale, window, soft_cap):
@@ -148,7 +106,7 @@ def test_reference_is_dense_attention_of_every_sequence(window, soft_cap):
         name="", query_lens=(1, 7, 33), kv_lens=(17, 40, 33), window=window, soft_cap=soft_cap
     )
     inputs = make_inputs(case, "float32")
-    out, _ = run(case, "float32", "reference")
+    out, _ = expect(case, "float32")
     row = 0
     keys = np.asarray(inputs.pages.k[-1]).transpose(0, 3, 1, 2)  # [P, B, K, H]
     values = np.asarray(inputs.pages.v[-1]).transpose(0, 2, 1, 3)

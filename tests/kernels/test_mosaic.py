@@ -15,17 +15,21 @@ import pytest
 from helium_jax.kernels.attention import (
     ORDERS,
     choose_implementation,
-    pack_batch,
     paged_attention,
     unpack_batch,
 )
-from helium_jax.kernels.attention.cascade import CascadeCosts
-from helium_jax.kernels.attention.cases import CASES, TOLERANCES, AttentionCase, make_inputs
+from helium_jax.kernels.attention.cases import (
+    CASES,
+    TOLERANCES,
+    AttentionCase,
+    fit_pages,
+    make_inputs,
+)
 from helium_jax.kernels.page_write import write_pages
 from helium_jax.kernels.pages import allocate_pages
 from helium_jax.kernels.pallas import gpu, gpu_missing, tpu
+from tests.kernels.attending import attend, expect
 
-FREE_GROUPS = CascadeCosts(block=0.0, page=0.0, row=0.0)
 NEEDS_GPU_INTERPRETER = pytest.mark.skipif(gpu is None, reason=gpu_missing)
 # One program costs seconds in an interpreter: the default run takes what differs most.
 DEFAULT = {
@@ -58,13 +62,12 @@ def parity_cases():
         for case in CASES:
             for dtype in dtypes:
                 name = (implementation, case.name, dtype)
-                if implementation == "mosaic_tpu" and "int8" in dtype and case.page_size < 32:
-                    case = dataclasses.replace(case, page_size=32)  # a tile has 32 rows
+                fitted = fit_pages(case, dtype)
                 is_default = name in DEFAULT or (gpu is not None and name in GUARDED)
                 marks = [] if is_default else [pytest.mark.slow]
                 if implementation == "mosaic_gpu":
                     marks.append(NEEDS_GPU_INTERPRETER)
-                yield pytest.param(implementation, case, dtype, id="-".join(name), marks=marks)
+                yield pytest.param(implementation, fitted, dtype, id="-".join(name), marks=marks)
 
 
 @pytest.fixture
@@ -84,43 +87,12 @@ def interpreted(capfd):
     return interpreted
 
 
-def attend(case: AttentionCase, dtypes: str, packed_for: str, implementation: str):
-    dtype, _, kv_dtype = dtypes.partition(" on ")
-    inputs = make_inputs(case, dtype, implementation=packed_for, kv_dtype=kv_dtype or None)
-    layout = inputs.layout
-    ints = np.full(layout.num_ints, -7, np.int32)
-    pack_batch(
-        layout,
-        case.query_lens,
-        case.kv_lens,
-        inputs.page_tables,
-        cascade=bool(case.shares),
-        out=ints,
-        costs=FREE_GROUPS,
-    )
-
-    @jax.jit
-    def step(q, pages, ints):
-        return paged_attention(
-            q,
-            pages,
-            case.num_layers - 1,
-            unpack_batch(layout, ints),
-            scale=inputs.scale,
-            window=case.window,
-            soft_cap=case.soft_cap,
-            implementation=implementation,
-        )
-
-    out, lse = jax.block_until_ready(step(inputs.q, inputs.pages, ints))
-    return np.asarray(out.astype(jnp.float32)), np.asarray(lse)
-
-
 @pytest.mark.parametrize(("implementation", "case", "dtype"), [*parity_cases()])
 def test_agrees_with_the_reference_over_pools_full_of_nan(interpreted, implementation, case, dtype):
-    expected_out, expected_lse = attend(case, dtype, implementation, "reference")
+    work = "groups" if case.shares else "flat"
+    expected_out, expected_lse = expect(case, dtype)
     with interpreted(implementation):
-        out, lse = attend(case, dtype, implementation, implementation)
+        out, lse = attend(case, dtype, implementation, packed_for=implementation, work=work)
     absolute, relative = TOLERANCES[dtype.split(" on ")[0]]
     if dtype != "float32":
         absolute *= 2  # parts are rounded once more, before they are merged
@@ -132,30 +104,32 @@ def test_agrees_with_the_reference_over_pools_full_of_nan(interpreted, implement
 def test_other_orders_of_pages_read_the_same_through_xla(implementation):
     case = CASES[0]
     for result, expected in zip(
-        attend(case, "bfloat16", implementation, "xla"),
-        attend(case, "bfloat16", "xla", "xla"),
+        attend(case, "bfloat16", "xla", packed_for=implementation),
+        attend(case, "bfloat16", "xla"),
         strict=True,
     ):
         np.testing.assert_allclose(result, expected, atol=1e-2, rtol=1e-2)
 
 
 @pytest.mark.parametrize(
-    ("implementation", "dtype"),
+    ("implementation", "dtype", "head_size"),
     [
-        ("mosaic_tpu", "bfloat16"),
-        pytest.param("mosaic_tpu", "float32", marks=pytest.mark.slow),
-        pytest.param("mosaic_gpu", "bfloat16", marks=NEEDS_GPU_INTERPRETER),
+        ("mosaic_tpu", "bfloat16", 64),
+        pytest.param("mosaic_tpu", "float32", 64, marks=pytest.mark.slow),
+        pytest.param("mosaic_gpu", "bfloat16", 64, marks=NEEDS_GPU_INTERPRETER),
+        pytest.param("mosaic_gpu", "bfloat16", 20, marks=NEEDS_GPU_INTERPRETER),
     ],
 )
-def test_writes_what_the_scatter_writes_nan_included(interpreted, implementation, dtype):
+def test_writes_what_the_scatter_writes_nan_included(interpreted, implementation, dtype, head_size):
     pages = allocate_pages(
-        num_layers=2, num_pages=6, page_size=32, num_kv_heads=2, head_size=64,
+        num_layers=2, num_pages=6, page_size=32, num_kv_heads=2, head_size=head_size,
         dtype=dtype, platform="tpu", order=ORDERS[implementation],
     )  # fmt: skip
     pages = jax.tree.map(lambda pool: pool + 7, pages)
     slots = [[35], range(69, 96), range(128, 149), [-1, -1, 0, 6 * 32, 31]]
     slots = np.concatenate([np.asarray(part, np.int32) for part in slots])
-    values = np.random.default_rng(0).standard_normal((2, len(slots), 2, 64)).astype(np.float32)
+    values = np.random.default_rng(0).standard_normal((2, len(slots), 2, head_size))
+    values = values.astype(np.float32)
     values[:, 3] = np.nan
 
     def write(implementation):
@@ -204,6 +178,18 @@ def test_the_gpu_kernel_says_why_it_cannot():
     assert "float32 is no dtype of the tensor cores" in refusal("mosaic_gpu", dtype="float32")
     assert "pages in float16 for queries in bfloat16" in refusal("mosaic_gpu", kv_dtype="float16")
     assert "pages are in the order 'joined'" in refusal("mosaic_gpu", packed_for="mosaic_tpu")
+    assert "page_size=16 with pages in int8: scales" in refusal("mosaic_gpu", kv_dtype="int8")
+
+
+@NEEDS_GPU_INTERPRETER
+def test_gpu_copies_begin_at_whole_pieces_of_shared_memory():
+    pages = allocate_pages(
+        num_layers=1, num_pages=2, page_size=32, num_kv_heads=3, head_size=64,
+        dtype="int8", platform="gpu", order="rows",
+    )  # fmt: skip
+    row = jnp.zeros((1, 3, 64))
+    with pytest.raises(NotImplementedError, match="rows of 192 bytes are no multiple of 128"):
+        write_pages(pages, 0, row, row, jnp.zeros(1, jnp.int32), implementation="mosaic_gpu")
 
 
 @pytest.mark.parametrize(
