@@ -9,13 +9,16 @@ from helium_jax.executor import RunOptions
 from helium_jax.executor.journal import JournaledRun
 from helium_jax.plan import RunLimits, plan_from_document
 from helium_jax.server.plan_job import PlanJob
-from helium_jax.server.plan_replies import RowReply, RunUsage
+from helium_jax.server.plan_replies import RowReply, RunFailure, RunUsage
 from helium_jax.server.plan_shelf import PlanShelf
 from helium_jax.server.run_events import EventLog
 from helium_jax.server.run_record import FINAL, RunRecord, State
 
 RUN_PREFIX = "run_"  # of ids
-SPENT = "spent"  # the note of what a run has cost
+# Notes of a run:
+SPENT = "spent"  # what it has cost
+END = "end"  # when it ran and why it failed
+FIGURES = "figures"  # what it is drawn and explained from
 
 
 class KeptRun(msgspec.Struct, kw_only=True, frozen=True):
@@ -56,6 +59,20 @@ class KeptRun(msgspec.Struct, kw_only=True, frozen=True):
     stream_deltas: bool = False
     promise_key: str | None = None
     digest: bytes = b""
+
+
+class RunEnd(msgspec.Struct, kw_only=True, frozen=True):
+    """When a run began and ended, in seconds since the epoch, and why it came to nothing."""
+
+    started: float | None
+    finished: float | None
+    error: RunFailure | None
+
+
+def pack_end(record: RunRecord) -> bytes:
+    """The bytes of a run's end."""
+    end = RunEnd(started=record.started, finished=record.finished, error=record.error)
+    return msgspec.json.encode(end)
 
 
 def pack_run(record: RunRecord, promise_key: str | None, digest: bytes) -> bytes:
@@ -108,7 +125,11 @@ def restore_run(
         attempt=found.attempt,
         model_version=kept.model_version,
         spent=_decode_usage(found.notes.get(SPENT)),
+        figures=found.notes.get(FIGURES),
     )
+    if END in found.notes and found.state in FINAL:
+        end = msgspec.json.decode(found.notes[END], type=RunEnd)
+        record.started, record.finished, record.error = end.started, end.finished, end.error
     record.kept.set()
     record.tell_created()
     for row in sorted(rows, key=lambda row: row.row):

@@ -1,25 +1,19 @@
 """POST and GET /v1/plans, its schema, and EXPLAIN, which runs nothing."""
 
+import asyncio
+
 import msgspec
 from aiohttp import web
 
-from helium_jax.explain import (
-    Report,
-    draw_dot,
-    draw_mermaid,
-    explain_document,
-    explain_plan,
-    explain_stages,
-)
+from helium_jax.explain import explain_plan
 from helium_jax.server.admission import working
 from helium_jax.server.plan_bodies import ExplainBody, PlanBody
 from helium_jax.server.plan_replies import PlanList
 from helium_jax.server.plan_request import check_plan_fields, find_plan, make_job
 from helium_jax.server.plan_schema import plan_schema
 from helium_jax.server.receive import finish_reading, parse_body, receive_object
+from helium_jax.server.report_forms import form_response, write_report
 from helium_jax.server.state import CONFIG, RUNS, TENANT
-
-FORMATS = ("text", "json", "mermaid", "dot")
 
 
 async def post_plan(request: web.Request) -> web.Response:
@@ -76,20 +70,8 @@ async def post_explain(request: web.Request) -> web.Response:
             options=job.options,
             profile=await request.app[RUNS].profile_of(request[TENANT], job.known),
         )
-        return report_response(report, body.format or "text")
-
-
-def report_response(report: Report, form: str) -> web.Response:
-    """A report in one of FORMATS."""
-    match form:
-        case "json":
-            return json_response(explain_document(report))
-        case "mermaid":
-            return web.Response(text=draw_mermaid(report))
-        case "dot":
-            return web.Response(text=draw_dot(report))
-        case _:
-            return web.Response(text=explain_stages(report) + "\n")
+        form = body.format or "text"
+        return form_response(await asyncio.to_thread(write_report, report, form), form)
 
 
 def json_response(value: object, *, status: int = 200) -> web.Response:

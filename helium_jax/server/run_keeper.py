@@ -8,7 +8,7 @@ import msgspec
 
 from helium_jax.executor.events import OpAnswer, OpCompleted, OpRow, RowCompleted
 from helium_jax.executor.journal import Journal
-from helium_jax.server.kept_run import SPENT, pack_run
+from helium_jax.server.kept_run import END, FIGURES, SPENT, pack_end, pack_run
 from helium_jax.server.run_events import Told, describe_progress, describe_row
 from helium_jax.server.run_record import HeldEvent, RunRecord, State
 
@@ -71,14 +71,19 @@ class RunKeeper:
         """Notes what has become of a run."""
         if record.is_durable and self._journal is not None:
             self._journal.set_state(record.id, state, record.attempt)
-            self._note_spent(record)
+            self._note_end(record)
+
+    def keep_figures(self, record: RunRecord, figures: bytes) -> None:
+        """Keeps what a run can be drawn and explained from when its process is gone."""
+        if record.is_durable and self._journal is not None:
+            self._journal.set_note(record.id, FIGURES, figures)
 
     async def settle(self, record: RunRecord, state: State) -> None:
         """Notes a run's end; returns once the journal has it, and with it all of its rows."""
         if not record.is_durable or self._journal is None:
             return
         done = asyncio.Event()
-        self._note_spent(record)
+        self._note_end(record)
         self._journal.set_state(record.id, state, record.attempt, on_done=_later(done.set))
         await done.wait()
 
@@ -96,6 +101,11 @@ class RunKeeper:
     def _note_kept(self, record: RunRecord, journal: Journal) -> None:
         record.is_durable = journal.failure is None
         record.kept.set()
+
+    def _note_end(self, record: RunRecord) -> None:
+        if record.is_durable and self._journal is not None:
+            self._note_spent(record)
+            self._journal.set_note(record.id, END, pack_end(record))
 
     def _note_spent(self, record: RunRecord) -> None:
         if record.is_durable and self._journal is not None and record.usage is not None:

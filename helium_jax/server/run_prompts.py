@@ -9,9 +9,10 @@ from aiohttp import web
 from helium_jax.executor.watch import KeptPrompt
 from helium_jax.server.errors import NotFoundError
 from helium_jax.server.plans import json_response
+from helium_jax.server.run_figures import spans_of
 from helium_jax.server.run_record import RunRecord
 from helium_jax.server.run_stream import find_run
-from helium_jax.server.run_views import read_number, spans_of
+from helium_jax.server.run_views import read_number
 from helium_jax.server.state import RUNTIME
 from helium_jax.server.view_replies import PromptList, PromptPart, PromptPlace, PromptReply
 

@@ -79,6 +79,7 @@ class RunRecord:
         held: events that wait for the journal.
         watch: the calls and prompts of the last attempt; None before it and after a restart.
         places: of the rows of that attempt, their places in the batch.
+        figures: what is left of its graph, calls and analysis after a restart, packed.
         on_told: called with all that is told of it; for who made the run on its own behalf.
     """
 
@@ -108,6 +109,7 @@ class RunRecord:
     held: deque[HeldEvent] = field(default_factory=deque)
     watch: RunWatch | None = None
     places: tuple[int, ...] = ()
+    figures: bytes | None = None
     on_told: Callable[[Told], None] | None = None
 
     @property
@@ -128,7 +130,7 @@ class RunRecord:
 
     def begin_attempt(self) -> None:
         """What was spent so far is of earlier attempts from now on."""
-        self.spent, self.result = self.usage, None
+        self.spent, self.result, self.figures = self.usage, None, None
         self.costs, self.attempt_seconds = {}, 0.0
 
     @property
@@ -136,7 +138,8 @@ class RunRecord:
         """Roughly what keeping it costs; inputs count as much again for their columns."""
         inputs = sum(len(str(value)) for row in self.job.rows for value in row.values())
         prompts = 0 if self.watch is None else self.watch.num_bytes
-        return 2 * inputs + self.rows_bytes + self.events.num_bytes + prompts + 4096
+        figures = 0 if self.figures is None else len(self.figures)
+        return 2 * inputs + self.rows_bytes + self.events.num_bytes + prompts + figures + 4096
 
     def put_row(self, row: RowReply) -> None:
         """Keeps a finished row; one that is there already stays."""

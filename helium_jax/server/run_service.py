@@ -9,6 +9,7 @@ from collections.abc import Callable
 from helium_jax.errors import HeliumError
 from helium_jax.executor import RunControl, Session
 from helium_jax.executor.journal import Journal
+from helium_jax.explain import report_on
 from helium_jax.optimizer import Profile
 from helium_jax.server.config import ServerConfig
 from helium_jax.server.errors import ConflictError
@@ -20,6 +21,7 @@ from helium_jax.server.plan_replies import RunFailure
 from helium_jax.server.plan_shelf import KnownPlan, PlanShelf
 from helium_jax.server.run_attempt import attempt_run
 from helium_jax.server.run_events import EventLog, Told
+from helium_jax.server.run_figures import make_figures, pack_figures
 from helium_jax.server.run_keeper import RunKeeper
 from helium_jax.server.run_metrics import count_result
 from helium_jax.server.run_queue import RunQueue
@@ -250,6 +252,8 @@ class RunService:
         try:
             state = await self._attempt(record)
             is_over = True
+            record.finished = self.now()
+            await self._keep_figures(record)
             await self._keeper.settle(record, state)
         except asyncio.CancelledError:
             if not is_over:
@@ -279,11 +283,24 @@ class RunService:
         count_result(self._metrics, record.job.plan, result)
         return result.status
 
+    async def _keep_figures(self, record: RunRecord) -> None:
+        """Leaves the journal what a run's panes are drawn from; a run does not fail for it."""
+        prepared, result = record.prepared, record.result
+        if not record.is_durable or prepared is None or result is None:
+            return
+        try:
+            report = await report_on(prepared, self.session.codec, result=result)
+            figures = await asyncio.to_thread(make_figures, record, report)
+        except Exception:
+            log.exception("%s: its figures cannot be made", record.id)
+            return
+        self._keeper.keep_figures(record, pack_figures(figures))
+
     def _finish(self, record: RunRecord, state: State) -> None:
         self._keeper.flush(record)
         if state != "interrupted":
             self._keeper.note_state(record, state)
-        record.finished = self.now()
+        record.finished = record.finished or self.now()
         started = record.created if record.started is None else record.started
         self._metrics.count("runs_total", state=state)
         record.end(state, t_ms=(record.finished - started) * 1e3)

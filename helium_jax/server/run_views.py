@@ -1,61 +1,85 @@
 """A run explained and drawn: EXPLAIN, its plan as a graph, its calls over time."""
 
 import asyncio
+import logging
 
+import msgspec
 from aiohttp import web
 
 from helium_jax.errors import RequestError
-from helium_jax.executor.result import CallSpan, OperatorStatistics
+from helium_jax.executor import RunResult
 from helium_jax.explain import Report, draw_timeline, explain_plan, report_on
-from helium_jax.explain.graph import GraphNode, PlanGraph, plan_graph
 from helium_jax.server.errors import ConflictError
-from helium_jax.server.plans import FORMATS, json_response, report_response
+from helium_jax.server.plans import json_response
+from helium_jax.server.report_forms import FORMATS, form_response, write_report
+from helium_jax.server.run_figures import (
+    MAX_SPANS,
+    RunFigures,
+    describe_calls,
+    describe_graph,
+    restore_span,
+    unpack_figures,
+)
 from helium_jax.server.run_record import RunRecord
 from helium_jax.server.run_stream import find_run
 from helium_jax.server.state import RUNS
-from helium_jax.server.view_replies import (
-    GraphEdgeReply,
-    GraphNodeReply,
-    PlanGraphReply,
-    SpanReply,
-    TimelineReply,
-)
 
-MAX_SPANS = 10_000  # of one answer; the latest
+log = logging.getLogger(__name__)
 
 
 async def get_explain(request: web.Request) -> web.Response:
     """EXPLAIN of a run's plan; with `analyze=true` what happened beside what was expected."""
     record = find_run(request)
     form = _choice(request, "format", FORMATS, "text")
-    is_analysis = _choice(request, "analyze", ("false", "true"), "false") == "true"
-    return report_response(await _explain(request, record, is_analysis), form)
+    result = None
+    if _choice(request, "analyze", ("false", "true"), "false") == "true":
+        figures = await _figures(record)
+        if figures is not None:
+            return form_response(figures.analyses[form], form)
+        result = record.result
+        if record.prepared is None or result is None:
+            raise _nothing_to_show(record)
+    report = await _explain(request, record, result)
+    return form_response(await asyncio.to_thread(write_report, report, form), form)
 
 
 async def get_timeline(request: web.Request) -> web.Response:
     """The calls of a run over time, as a picture."""
     record = find_run(request)
-    result = record.result
-    if result is None:
+    figures = await _figures(record)
+    if figures is not None:
+        spans = tuple(map(restore_span, figures.timeline.spans))
+    elif record.result is not None:
+        spans = record.result.statistics.spans
+    else:
         raise _nothing_to_show(record)
-    picture = await asyncio.to_thread(draw_timeline, result.statistics.spans, title=record.id)
+    picture = await asyncio.to_thread(draw_timeline, spans, title=record.id)
     return web.Response(text=picture, content_type="image/svg+xml")
 
 
 async def get_graph(request: web.Request) -> web.Response:
     """The plan of a run as nodes and edges, with what its operators did."""
     record = find_run(request)
-    is_over = record.prepared is not None and record.result is not None
-    report = await _explain(request, record, is_over)
-    graph = await asyncio.to_thread(plan_graph, report)
-    return json_response(_describe_graph(record, graph))
+    figures = await _figures(record)
+    if figures is not None:
+        return json_response(figures.graph)
+    report = await _explain(request, record, record.result)
+    return json_response(await asyncio.to_thread(describe_graph, record, report))
 
 
 async def get_calls(request: web.Request) -> web.Response:
     """The calls of a run over time, also of one that goes on; the latest `limit`."""
     record = find_run(request)
     limit = min(read_number(request.query.get("limit", str(MAX_SPANS)), "limit"), MAX_SPANS)
-    return json_response(await asyncio.to_thread(_describe_calls, record, limit))
+    figures = await _figures(record)
+    if figures is not None:
+        kept = figures.timeline
+        num_out = max(len(kept.spans) - limit, 0)
+        reply = msgspec.structs.replace(
+            kept, spans=kept.spans[num_out:], left_out=kept.left_out + num_out
+        )
+        return json_response(reply)
+    return json_response(await asyncio.to_thread(describe_calls, record, limit))
 
 
 def read_number(value: str, param: str) -> int:
@@ -69,75 +93,6 @@ def read_number(value: str, param: str) -> int:
     return int(value)
 
 
-def spans_of(record: RunRecord) -> tuple[CallSpan, ...]:
-    """The calls of a run's last attempt, with rows as that attempt counts them; none of a run
-    that an earlier process has made."""
-    if record.result is not None:
-        return record.result.statistics.spans
-    return () if record.watch is None else record.watch.spans()
-
-
-def _describe_calls(record: RunRecord, limit: int) -> TimelineReply:
-    spans = sorted(spans_of(record), key=lambda span: span.ready)
-    shown = spans[len(spans) - min(limit, len(spans)) :]
-    return TimelineReply(
-        run_id=record.id,
-        spans=[_describe_span(record, span) for span in shown],
-        left_out=len(spans) - len(shown),
-    )
-
-
-def _describe_span(record: RunRecord, span: CallSpan) -> SpanReply:
-    return SpanReply(
-        operator=span.operator,
-        row=record.places[span.row],
-        index=list(span.index),
-        worker=span.worker,
-        ready=span.ready,
-        encoded=span.encoded,
-        submitted=span.submitted,
-        admitted=span.admitted,
-        first_token=span.first_token,
-        finished=span.finished,
-        source=span.source,
-        prompt_tokens=span.prompt_tokens,
-        kv_cached=span.kv_cached,
-        completion_tokens=span.completion_tokens,
-    )
-
-
-def _describe_graph(record: RunRecord, graph: PlanGraph) -> PlanGraphReply:
-    did = () if record.result is None else record.result.statistics.operators
-    by_name = {operator.operator: operator for operator in did}
-    return PlanGraphReply(
-        run_id=record.id,
-        nodes=[_describe_node(node, by_name.get(node.name)) for node in graph.nodes],
-        edges=[
-            GraphEdgeReply(source=edge.source, target=edge.target, gone=edge.is_gone)
-            for edge in graph.edges
-        ],
-    )
-
-
-def _describe_node(node: GraphNode, did: OperatorStatistics | None) -> GraphNodeReply:
-    did = did or OperatorStatistics(operator=node.name, num_rows=0)
-    return GraphNodeReply(
-        name=node.name,
-        type=node.type,
-        state=node.state,
-        into=node.into,
-        inside=node.inside,
-        lines=list(node.lines),
-        done=did.num_done,
-        failed=did.num_failed,
-        calls=did.num_calls,
-        saved=did.num_saved_calls,
-        cached=did.num_cached_calls,
-        prompt_tokens=did.prompt_tokens,
-        kv_cached=did.kv_cached,
-    )
-
-
 def _choice(request: web.Request, name: str, choices: tuple[str, ...], default: str) -> str:
     value = request.query.get(name, default)
     if value not in choices:
@@ -146,20 +101,29 @@ def _choice(request: web.Request, name: str, choices: tuple[str, ...], default: 
     return value
 
 
-async def _explain(request: web.Request, record: RunRecord, is_analysis: bool) -> Report:
-    session, job, prepared = request.app[RUNS].session, record.job, record.prepared
-    if is_analysis and (prepared is None or record.result is None):
-        raise _nothing_to_show(record)
-    if prepared is None:
-        return await explain_plan(
-            session,
-            job.plan,
-            job.rows,
-            params=job.params,
-            options=job.options,
-            profile=await request.app[RUNS].profile_of(record.tenant, job.known),
-        )
-    return await report_on(prepared, session.codec, result=record.result if is_analysis else None)
+async def _explain(request: web.Request, record: RunRecord, result: RunResult | None) -> Report:
+    runs, job = request.app[RUNS], record.job
+    if record.prepared is not None:
+        return await report_on(record.prepared, runs.session.codec, result=result)
+    return await explain_plan(
+        runs.session,
+        job.plan,
+        job.rows,
+        params=job.params,
+        options=job.options,
+        profile=await runs.profile_of(record.tenant, job.known),
+    )
+
+
+async def _figures(record: RunRecord) -> RunFigures | None:
+    """What an earlier process has left of a run that is over."""
+    if record.result is not None or record.figures is None:
+        return None
+    try:
+        return await asyncio.to_thread(unpack_figures, record.figures)
+    except ValueError as error:
+        log.error("%s: %s", record.id, error)
+        return None
 
 
 def _nothing_to_show(record: RunRecord) -> ConflictError:

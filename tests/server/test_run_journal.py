@@ -9,12 +9,14 @@ import signal
 import sys
 import time
 import urllib.request
+import zlib
 from dataclasses import replace
 
 import pytest
 
 from helium_jax.errors import RequestError
 from helium_jax.executor import Session
+from helium_jax.executor.journal import Journal
 from helium_jax.plan import plan_from_document
 from helium_jax.server import Limits
 from helium_jax.testing import FakeGenerator, FakeText
@@ -141,6 +143,57 @@ async def test_what_a_run_cost_outlives_the_server_and_adds_up(serve, tmp_path):
         assert usage["calls"] == 12
     async with serve(state_dir=tmp_path) as served:
         assert (await served.get(f"/v1/runs/{run_id}")).json()["usage"] == usage
+
+
+VIEWS = (
+    "",
+    "/graph",
+    "/timeline",
+    "/timeline?limit=3",
+    *(f"/explain?analyze=true&format={form}" for form in ("text", "json", "mermaid", "dot")),
+)
+
+
+async def test_what_a_finished_run_is_drawn_from_outlives_the_server(serve, tmp_path):
+    async with serve(state_dir=tmp_path) as served:
+        run_id = (await served.post("/v1/runs", BACKGROUND)).json()["id"]
+        await until_state(served, run_id, "completed")
+        before = {view: await served.get(f"/v1/runs/{run_id}{view}") for view in VIEWS}
+        picture = (await served.get(f"/v1/runs/{run_id}/timeline.svg")).body
+    async with serve(state_dir=tmp_path) as served:
+        for view, answer in before.items():
+            again = await served.get(f"/v1/runs/{run_id}{view}")
+            assert (again.status, again.body) == (200, answer.body), view
+            assert again.headers["Content-Type"] == answer.headers["Content-Type"]
+        again = await served.get(f"/v1/runs/{run_id}/timeline.svg")
+        assert sorted(again.body.splitlines()) == sorted(picture.splitlines())
+        assert (await served.get(f"/v1/runs/{run_id}/explain")).status == 200
+        assert not served.generator.requests
+    assert len(json.loads(before["/timeline"].body)["spans"]) == 12
+
+
+async def test_damaged_figures_cost_the_figures_alone(serve, tmp_path):
+    async with serve(state_dir=tmp_path) as served:
+        run_id = (await served.post("/v1/runs", BACKGROUND)).json()["id"]
+        await until_state(served, run_id, "completed")
+    for damage in (b"no figures", zlib.compress(b"{}")):
+        journal = Journal(tmp_path)
+        journal.set_note(run_id, "figures", damage)
+        journal.close()
+        async with serve(state_dir=tmp_path) as served:
+            answer = await served.get(f"/v1/runs/{run_id}/explain?analyze=true")
+            assert (answer.status, answer.error["code"]) == (409, "no_result")
+            assert len(read_rows(await served.get(f"/v1/runs/{run_id}/outputs"))) == 4
+
+
+async def test_why_a_run_failed_outlives_the_server(serve, tmp_path):
+    body = {**BACKGROUND, "limits": {"max_llm_calls": 2, "on_row_error": "fail"}}
+    async with serve(state_dir=tmp_path) as served:
+        run_id = (await served.post("/v1/runs", body)).json()["id"]
+        run = await until_state(served, run_id, "failed")
+        assert "max_llm_calls=2" in run["error"]["message"]
+    async with serve(state_dir=tmp_path) as served:
+        assert (await served.get(f"/v1/runs/{run_id}")).json() == run
 
 
 async def test_limits_count_over_all_attempts(serve, tmp_path):
