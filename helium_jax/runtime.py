@@ -12,7 +12,7 @@ import math
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -29,6 +29,7 @@ from helium_jax.config import (
 )
 from helium_jax.engine import AsyncEngine, Engine, EnginePool, Loop, Progress, Runner
 from helium_jax.engine.attention_choice import choose_attention
+from helium_jax.engine.memory import MemoryUse
 from helium_jax.errors import CapacityError, RequestError
 from helium_jax.executor import Session
 from helium_jax.executor.output_cache import DEFAULT_MAX_BYTES, OutputCache
@@ -52,11 +53,15 @@ class Runtime:
         name: of the model, as clients call it.
         generator: the token side.
         text: the tokenizer, chat template and detokenizer that belong to it.
+        memory: what all engines together take.
+        free_bytes: memory that was left on their devices then.
     """
 
     name: str
     generator: Generator
     text: TextModel
+    memory: MemoryUse = field(default_factory=MemoryUse)
+    free_bytes: int = 0
 
 
 class Speaks(Protocol):
@@ -159,7 +164,15 @@ async def open_runtime(
         if progress is not None:
             progress(count, total, program)
 
-    make_loop = loop_factory(model, config or EngineConfig(), name, report, num_workers=num_workers)
+    uses: list[MemoryUse] = []
+    make_loop = loop_factory(
+        model,
+        config or EngineConfig(),
+        name,
+        report,
+        num_workers=num_workers,
+        on_made=uses.append,
+    )
     engines = [
         AsyncEngine(
             partial(make_loop, worker), name=f"helium-engine-{worker}", give_up=given_up.set
@@ -168,7 +181,13 @@ async def open_runtime(
     ]
     generator = EnginePool(engines) if num_workers > 1 else engines[0]
     async with generator:
-        yield Runtime(name=name, generator=generator, text=text)
+        yield Runtime(
+            name=name,
+            generator=generator,
+            text=text,
+            memory=sum(uses, MemoryUse()),
+            free_bytes=await asyncio.to_thread(_free_bytes, num_workers),
+        )
 
 
 def open_engine(
@@ -201,11 +220,12 @@ def loop_factory(
     progress: Progress | None,
     *,
     num_workers: int,
+    on_made: Callable[[MemoryUse], None] = lambda use: None,
 ) -> Callable[[int], Loop]:
     """A function that makes the loop of a worker, called once for each on its own thread.
 
     The first call for a device loads the model and compiles; the others on that device wait for it
-    and share what it has.
+    and share what it has. `on_made` is told what each loop takes beside what it shares.
 
     Raises:
         RequestError: there cannot be so many workers.
@@ -219,11 +239,14 @@ def loop_factory(
         place = worker % len(jax.local_devices())
         with gates[place]:
             if place in first:
-                return first[place].replica()
+                loop = first[place].replica()
+                on_made(dataclasses.replace(loop.memory, weights=0))
+                return loop
             with jax.default_device(jax.local_devices()[place]):
                 loop = _load_loop(model, config, name, progress, place, num_workers)
             if num_workers > 1:
                 first[place] = loop
+            on_made(loop.memory)
             return loop
 
     return make_loop
@@ -426,6 +449,14 @@ def device_info(place: int = 0) -> DeviceInfo:
     statistics = device.memory_stats() or {}
     free = statistics.get("bytes_limit", 0) - statistics.get("bytes_in_use", 0)
     return DeviceInfo(platform="tpu" if device.platform == "tpu" else "gpu", memory_bytes=free)
+
+
+def _free_bytes(num_workers: int) -> int:
+    """Memory that nobody uses on the devices of so many workers."""
+    devices = jax.local_devices()
+    if devices[0].platform == "cpu":
+        return _host_memory_bytes()
+    return sum(device_info(place).memory_bytes for place in range(min(num_workers, len(devices))))
 
 
 def _has_bfloat16_units() -> bool:

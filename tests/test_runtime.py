@@ -56,6 +56,9 @@ async def test_two_workers_load_and_compile_once_and_answer_alike():
     assert len(set(compiled)) == len(compiled)
     assert [each.num_prefill_tokens for each in statistics] == [20, 20 + 32]
     assert receipt.worker == 1
+    memory = runtime.memory
+    assert min(memory.weights, memory.kv, memory.scratch, runtime.free_bytes) > 0
+    assert memory.total == memory.weights + memory.kv + memory.scratch
     assert all(each.num_compiles_after_warmup == 0 for each in statistics)
 
 

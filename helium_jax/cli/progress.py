@@ -1,18 +1,27 @@
-"""The bar that is shown while an engine compiles its programs."""
+"""What is shown while an engine compiles its programs."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+INTERVAL_S = 5.0  # between two lines in a log
+
 
 @contextlib.contextmanager
-def compile_progress(console: Console) -> Iterator[Callable[[int, int, str], None]]:
-    """A bar on `console` that vanishes at the end; yields the callback that moves it.
+def compile_progress(
+    console: Console, *, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar on a terminal that vanishes at the end, now and then a line in a log or pipe.
 
-    The callback takes (programs done, programs in all, what is compiled now), from any thread.
+    Yields the callback that moves it, which takes (programs done, programs in all, what was
+    compiled last), from any thread.
     """
+    if not console.is_terminal:
+        yield _lines(console, clock)
+        return
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -20,7 +29,6 @@ def compile_progress(console: Console) -> Iterator[Callable[[int, int, str], Non
         TimeElapsedColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,  # in a log or pipe it would leave empty lines
     ) as bar:
         task = bar.add_task("loading weights", total=None)
 
@@ -28,3 +36,15 @@ def compile_progress(console: Console) -> Iterator[Callable[[int, int, str], Non
             bar.update(task, completed=done, total=total, description=f"compiling {what}")
 
         yield on_progress
+
+
+def _lines(console: Console, clock: Callable[[], float]) -> Callable[[int, int, str], None]:
+    told = clock()
+
+    def on_progress(done: int, total: int, what: str) -> None:
+        nonlocal told
+        if clock() - told >= INTERVAL_S:
+            told = clock()
+            console.print(f"compiled {done} of {total} programs: {what}", highlight=False)
+
+    return on_progress

@@ -19,6 +19,7 @@ from rich.panel import Panel
 
 from helium_jax.cli.engine_options import engine_config, engine_options
 from helium_jax.cli.load_lines import tell_load
+from helium_jax.cli.memory_lines import describe_memory
 from helium_jax.cli.progress import compile_progress
 from helium_jax.cli.signals import serve_until_signal
 from helium_jax.config import EngineConfig
@@ -192,16 +193,19 @@ def _announce(
     runtime: Runtime, server: RunningServer, config: ServerConfig, console: Console
 ) -> None:
     info = runtime.generator.info
-    (first, *_) = runtime.generator.statistics()
+    (first, *others) = runtime.generator.statistics()
     cache = first.cache
+    workers = f" for each of {len(others) + 1} workers" if others else ""
     host = f"[{config.host}]" if ":" in config.host else config.host
     url = f"http://{host}:{server.port}"
     console.print(
         f"[bold]{info.name}[/bold] on {url}/v1  (context {info.max_model_len} tokens, "
-        f"KV {cache.num_pages * cache.page_size} tokens in {cache.num_pages} pages)",
+        f"KV {cache.num_pages * cache.page_size} tokens in {cache.num_pages} pages{workers})",
         highlight=False,
         soft_wrap=True,
     )
+    memory = describe_memory(runtime.memory, runtime.free_bytes)
+    console.print(f"memory: {memory}", highlight=False, soft_wrap=True)
     console.print(f"viewer: {url}/viewer/", highlight=False, soft_wrap=True)
     key = " -H 'Authorization: Bearer <key>'" if config.api_keys else ""
     body = f'{{"model": "{info.name}", "messages": [{{"role": "user", "content": "Hello"}}]}}'

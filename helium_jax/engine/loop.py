@@ -21,6 +21,7 @@ from helium_jax.engine.batcher import decide
 from helium_jax.engine.constraint import start_constraint
 from helium_jax.engine.counters import Counters
 from helium_jax.engine.embedding import Embedder
+from helium_jax.engine.memory import MemoryUse
 from helium_jax.engine.packing import FROM_DEVICE, PackedSequence
 from helium_jax.engine.runner import Runner, StepResult, Ticket
 from helium_jax.engine.sequence import Sequence, SequenceStatus, make_queues, new_sequence
@@ -104,6 +105,11 @@ class Loop:
     def pool_tokens(self) -> int:
         """Tokens that the whole pool holds."""
         return self._config.num_pages * self._config.page_size
+
+    @property
+    def memory(self) -> MemoryUse:
+        """What the engine takes."""
+        return self._runner.memory
 
     @property
     def embedder(self) -> Embedder:

@@ -15,6 +15,7 @@ from jax.stages import Compiled, Lowered
 from helium_jax.config import ResolvedEngineConfig
 from helium_jax.engine.attention_choice import choose_attention
 from helium_jax.engine.embedding import Embedder
+from helium_jax.engine.memory import MemoryUse, num_bytes, temporary_bytes
 from helium_jax.engine.packing import PackedSequence, StepLayout, pack_step, step_layout
 from helium_jax.engine.sampling import Sampled
 from helium_jax.engine.sampling_rows import Variant, num_ints
@@ -184,6 +185,15 @@ class Runner:
     def attention(self) -> str:
         """The implementation of attention that steps are packed for."""
         return self._target.implementation
+
+    @property
+    def memory(self) -> MemoryUse:
+        """What it takes, with all that is compiled so far."""
+        return MemoryUse(
+            weights=num_bytes(self._params),
+            kv=num_bytes(self._pages),
+            scratch=num_bytes(self._state) + temporary_bytes(self._programs.values()),
+        )
 
     @property
     def num_compiles_after_warmup(self) -> int:

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import openai
 import pytest
@@ -172,6 +173,7 @@ def test_serve_answers_with_a_key_warns_in_public_and_ends_cleanly(serving):
     assert "PUBLIC AND OPEN" not in said
     assert "secret" not in said
     assert f"viewer: {url}/viewer/" in said
+    assert re.search(r"^memory: weights .* \+ KV .* \+ scratch .* = .*, .* free$", said, re.M)
     with openai.OpenAI(base_url=url + "/v1", api_key="secret") as client:
         assert [model.id for model in client.models.list()] == ["mine", "other"]
         answer = client.chat.completions.create(
@@ -181,6 +183,20 @@ def test_serve_answers_with_a_key_warns_in_public_and_ends_cleanly(serving):
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == 0
+
+
+def test_a_signal_while_programs_are_compiled_ends_serve_as_usual(model_folder, tmp_path):
+    # Programs are only written once they are compiled: then more of them are on their way.
+    cache = tmp_path / "programs"
+    command = [sys.executable, "-m", "helium_jax.cli.main", "serve", "--model", str(model_folder)]
+    options = ["--port=0", f"--compile-cache={cache}", *ENGINE, "--state-dir", str(tmp_path / "s")]
+    with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not (cache.exists() and any(cache.iterdir())):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGTERM
+    assert said == ""
 
 
 def test_serve_warns_loudly_when_it_is_public_and_open_and_its_curl_line_works(serving):
