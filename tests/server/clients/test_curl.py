@@ -62,6 +62,22 @@ def test_a_prompt_is_continued(curl, live):
     assert json.loads(answer)["usage"]["completion_tokens"] <= 3
 
 
+@pytest.mark.shows(client="curl", endpoint="POST /v1/responses", what="whole, by id, deleted")
+def test_a_response_is_kept_until_it_is_deleted(curl, live):
+    body = {"model": live.model, "input": "Hello", "max_output_tokens": 4}
+    status, answer = curl("/v1/responses", body=body)
+    assert status == 200
+    first = json.loads(answer)
+    assert curl(f"/v1/responses/{first['id']}") == (200, answer)
+    status, after = curl("/v1/responses", body={**body, "previous_response_id": first["id"]})
+    assert status == 200
+    cost = json.loads(after)["usage"]
+    assert cost["input_tokens"] > first["usage"]["input_tokens"]
+    assert sum(cost["helium"].values()) == cost["input_tokens"]
+    assert curl(f"/v1/responses/{first['id']}", "--request", "DELETE")[0] == 200
+    assert curl(f"/v1/responses/{first['id']}")[0] == 404
+
+
 @pytest.mark.shows(client="curl", endpoint="POST /v1/runs", what="wait, events, outputs")
 def test_a_plan_runs_and_is_explained(curl):
     body = {"plan": PLAN, "inputs": [{"q": "Hello"}, {"q": "Bye"}]}

@@ -189,3 +189,24 @@ async def test_a_stream_of_langchain_adds_up_to_the_whole(chat):
     pieces = [piece async for piece in chat.astream(question)]
     assert "".join(piece.content for piece in pieces) == whole.content
     assert whole.usage_metadata["output_tokens"] <= 6
+
+
+@pytest.mark.shows(client="LangChain", endpoint="POST /v1/responses", what="stream, by id")
+async def test_langchain_goes_on_through_the_responses_api(live):
+    chat = ChatOpenAI(
+        model=live.model,
+        base_url=live.url + "/v1",
+        api_key=live.key,
+        temperature=0,
+        max_tokens=6,
+        max_retries=0,
+        use_responses_api=True,
+        use_previous_response_id=True,
+    )
+    question = HumanMessage("Who are you?")
+    whole = await chat.ainvoke([question])
+    pieces = [piece async for piece in chat.astream([question])]
+    assert "".join(piece.text for piece in pieces) == whole.text
+    assert whole.usage_metadata["output_tokens"] <= 6
+    after = await chat.ainvoke([question, whole, HumanMessage("And then?")])
+    assert after.usage_metadata["input_tokens"] > whole.usage_metadata["input_tokens"]
