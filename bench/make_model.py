@@ -5,12 +5,15 @@ python -m bench.make_model runs/bench-110m
 
 import argparse
 import string
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch  # pyright: ignore[reportMissingImports]
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # pyright: ignore[reportMissingImports]
+
+# By name: a type checker would read for minutes what these two import.
+torch: Any = import_module("torch")
+transformers: Any = import_module("transformers")
 
 SHAPES: dict[str, dict[str, Any]] = {
     # About 110 M parameters; `random:bench-110m` of helium_jax is the same shape.
@@ -39,13 +42,17 @@ SHAPES: dict[str, dict[str, Any]] = {
 def make_model(folder: Path, shape: str, seed: int = 0) -> None:
     """Writes config.json, model.safetensors in float32, and a byte-level tokenizer.json."""
     torch.manual_seed(seed)
-    config = LlamaConfig(**SHAPES[shape], bos_token_id=1, eos_token_id=2, dtype="float32")
-    LlamaForCausalLM(config).save_pretrained(folder)
+    config = transformers.LlamaConfig(
+        **SHAPES[shape], bos_token_id=1, eos_token_id=2, dtype="float32"
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
     _make_tokenizer(config.vocab_size).save_pretrained(folder)
 
 
-def _make_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
-    """Bytes, then fillers up to the size: every id decodes to something."""
+def _make_tokenizer(vocab_size: int) -> Any:
+    """A `PreTrainedTokenizerFast` of bytes, then fillers up to the size: every id decodes to
+    something.
+    """
     symbols = ["<unk>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
     symbols += [f"{string.ascii_letters[i % 52]}{i}" for i in range(vocab_size - len(symbols))]
     tokenizer = Tokenizer(
@@ -53,7 +60,7 @@ def _make_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
     )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
+    return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
     )
 

@@ -1,12 +1,14 @@
 """transformers' continuous batching."""
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
-import torch  # pyright: ignore[reportMissingImports]
-from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig  # pyright: ignore[reportMissingImports]
-
 from bench.driver import Adapter, Ended
+
+# By name: a type checker would read for minutes what these two import.
+torch: Any = import_module("torch")
+transformers: Any = import_module("transformers")
 
 
 def open_adapter(model: str, options: dict[str, Any]) -> Adapter:
@@ -21,15 +23,15 @@ class TransformersAdapter:
         if threads := options.get("threads"):
             torch.set_num_threads(threads)
         attention = options.get("attention", "sdpa")
-        loaded = AutoModelForCausalLM.from_pretrained(
+        loaded = transformers.AutoModelForCausalLM.from_pretrained(
             model, dtype=torch.float32, attn_implementation=attention
         )
-        generation = GenerationConfig(
+        generation = transformers.GenerationConfig(
             do_sample=False, max_new_tokens=1, eos_token_id=-1, pad_token_id=0
         )
         self._manager = loaded.eval().init_continuous_batching(
             generation_config=generation,
-            continuous_batching_config=ContinuousBatchingConfig(
+            continuous_batching_config=transformers.ContinuousBatchingConfig(
                 num_blocks=options.get("num_blocks", 1024),
                 max_batch_tokens=options.get("max_batch_tokens", 512),
             ),

@@ -3,14 +3,16 @@
 A second way to the same number as `optimum`. Imports scipy, so nothing that runs plans imports it.
 """
 
+from importlib import import_module
 from typing import Any
-
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import coo_array
 
 from helium_jax.schedule.optimum import Optimum
 from helium_jax.schedule.sequencing import Sequencing
 from helium_jax.schedule.token_step import TokenSteps
+
+# By name: a type checker would read scipy's sources, the longest part of checking everything.
+optimize: Any = import_module("scipy.optimize")
+sparse: Any = import_module("scipy.sparse")
 
 
 def find_optimum_milp(steps: TokenSteps, *, known: list[int], timeout_s: float = 60.0) -> Optimum:
@@ -104,15 +106,13 @@ class _Program:
         places = [(r, c, v) for r, (row, _, _) in enumerate(self._rows) for c, v in row.items()]
         rows, columns, values = zip(*places, strict=True)
         shape = (len(self._rows), self._makespan + 1)
-        matrix = coo_array((values, (rows, columns)), shape=shape).tocsr()
-        # scipy's types know only numbers here, where its documentation has lists.
-        limits: tuple[Any, ...] = ([low for _, low, _ in self._rows], [h for *_, h in self._rows])
-        bounds: tuple[Any, ...] = (self._lower, self._upper)
-        return milp(
+        matrix = sparse.coo_array((values, (rows, columns)), shape=shape).tocsr()
+        lows, highs = [low for _, low, _ in self._rows], [high for *_, high in self._rows]
+        return optimize.milp(
             [0.0] * self._makespan + [1.0],
-            constraints=LinearConstraint(matrix, *limits),
+            constraints=optimize.LinearConstraint(matrix, lows, highs),
             integrality=[1] * len(self._arcs) + [0] * (len(self._calls) + 1),
-            bounds=Bounds(*bounds),
+            bounds=optimize.Bounds(self._lower, self._upper),
             options={"time_limit": timeout_s, "mip_rel_gap": 1e-9},
         )
 
