@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from heapq import heappop, heappush
+from itertools import chain
 from math import ceil, inf
 
 from helium_jax.schedule.call_graph import CallGraph
@@ -134,7 +135,7 @@ class RooflineOrders:
         Raises:
             ValueError: a call is missing or there twice, or the orders wait for each other.
         """
-        if sorted(call for order in orders for call in order) != list(self.calls):
+        if tuple(sorted(chain.from_iterable(orders))) != self.calls:
             raise ValueError(
                 f"the orders hold {orders!r}, not each of {len(self.calls)} calls once"
             )

@@ -41,7 +41,7 @@ class PlanningEffort:
     """
 
     sampled_rows: int = 4
-    evaluated_calls: int = 20_000
+    evaluated_calls: int = 15_000
     evaluated_per_call: int = 96
     predicted_calls: int = 5_000
     refined_calls: int = 32
@@ -280,16 +280,17 @@ class _Search:
     def calls_of(self, plan: _Plan, steps: TokenSteps, rows: Sequence[int]) -> list[list[int]]:
         """Per worker its calls among `rows` of the whole batch, numbered as in `steps`."""
         number = {row: index for index, row in enumerate(rows)}
-        ordered = [row for row in self.ordered if row in number]
+        ordered = [(row, number[row]) for row in self.ordered if row in number]
         place, count = self._steps.graph.place, len(number)
+        inners = [[(place[name], place[name] * count) for name in one] for one in plan.inners]
+        if len(steps.capacities) == 1 and not steps.done:  # the same, in a fraction of the time
+            return [[base + n for inner in inners for _, n in ordered for _, base in inner]]
         orders: list[list[int]] = [[] for _ in steps.capacities]
-        for inner in plan.inners:
-            operators = [place[name] for name in inner]
-            for row in ordered:
-                for operator in operators:
-                    call = operator * count + number[row]
-                    if call not in steps.done:
-                        orders[plan.placement[operator][row]].append(call)
+        for inner in inners:
+            for row, index in ordered:
+                for operator, base in inner:
+                    if base + index not in steps.done:
+                        orders[plan.placement[operator][row]].append(base + index)
         return orders
 
     def _sample_rows(self) -> list[int]:

@@ -23,6 +23,7 @@ FILLERS = ("", "a", "0", " ", "\n", ".")
 # Stands for a value: a control character that no tokenizer joins with others, no template trims.
 _MARK = "\x01"
 _FOLLOWERS = (*map(chr, range(32, 127)), "\n", "\t", "é", "’", "中")
+_BETWEEN = 4  # tokens before a slot that are looked at
 _TAIL = re.compile(r" ?\S{1,24}\s{0,4}\Z")  # the last word: tokens do not reach beyond it
 
 
@@ -39,7 +40,8 @@ class TemplateMaker:
 
     def __init__(self, codec: PromptEncoder) -> None:
         self._codec = codec
-        self._unstable: dict[tuple[Turn, ...], int] = {}  # by the endings of beginnings
+        self._unstable: dict[tuple[Turn, ...] | Ids, int] = {}  # by the endings of beginnings
+        self._followed: dict[str, int] = {}  # by last words: tokens that a character may change
 
     def make(self, turns: tuple[Turn, ...]) -> list[Ids | Segment]:
         """The prompt as runs of ids and slots.
@@ -85,9 +87,18 @@ class TemplateMaker:
         if mark not in marked:
             prompts = [_encode(self._codec, turns, filler) for filler in FILLERS]
             return common_length([marked, *prompts])
-        if ending not in self._unstable:
-            self._unstable[ending] = self._count_unstable(ending, mark)
-        return max(0, marked.index(mark) - self._unstable[ending])
+        place = marked.index(mark)
+        known = self._unstable
+        # Where a slot begins its turn, the chat template's tokens stand between it and what the
+        # turns before say: enough of them, and it does not matter what that is.
+        between = tuple(marked[max(place - _BETWEEN, 0) : place])
+        begins = isinstance(ending[-1].content[0], Slot)
+        key = between if begins and known.get(between, _BETWEEN) < _BETWEEN else ending
+        if key not in known:
+            known[key] = self._count_unstable(ending, mark)
+            if begins:
+                known[between] = known[key]
+        return max(0, place - known[key])
 
     def _count_unstable(self, ending: tuple[Turn, ...], mark: int) -> int:
         """How many tokens before a prompt's first slot change with its value.
@@ -100,24 +111,32 @@ class TemplateMaker:
         unstable = marked.index(mark) - common_length([marked, *prompts])
         text = ending[-1].content[0]
         if isinstance(text, str):
-            alone = self._codec.encode(text)
-            followed = (self._codec.encode(text + character) for character in _FOLLOWERS)
-            kept = min(common_length([alone, ids]) for ids in followed)
-            unstable = max(unstable, len(alone) - kept)
+            if text not in self._followed:
+                alone = self._codec.encode(text)
+                followed = (self._codec.encode(text + character) for character in _FOLLOWERS)
+                kept = min(common_length([alone, ids]) for ids in followed)
+                self._followed[text] = len(alone) - kept
+            unstable = max(unstable, self._followed[text])
         return unstable
 
 
 def _ending(turns: tuple[Turn, ...]) -> tuple[Turn, ...] | None:
     """The turns up to the first slot, which ends them, with the last words of their texts only.
 
-    That makes prompts that end alike equal, and short. None without slots.
+    That makes prompts that end alike equal, and short: where the slot follows a whole word of its
+    turn, no token reaches to the turns before it, whatever they say. None without slots.
     """
     for index, turn in enumerate(turns):
         for place, part in enumerate(turn.content):
             if isinstance(part, Slot):
-                before = _last_word(turn.content[:place])
+                text = turn.content[:place]
+                before = _last_word(text)
                 last = replace(turn, content=(*before, Slot(name="value")))
-                earlier = (replace(t, content=_last_word(t.content)) for t in turns[:index])
+                has_word = before != text
+                earlier = (
+                    replace(t, content=("x",) if has_word else _last_word(t.content))
+                    for t in turns[:index]
+                )
                 return (*earlier, last)
     return None
 

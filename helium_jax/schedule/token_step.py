@@ -11,6 +11,7 @@ A call is a number here: `operator * num_rows + row`, with the operator's place 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import NamedTuple
 
 from helium_jax.schedule.call_graph import CallGraph, CallNode
@@ -107,17 +108,28 @@ class TokenSteps:
         """Memo of `_common`, by the two operators' places in one number."""
         return {}
 
+    @cached_property
+    def _places(self) -> tuple[tuple[int, int], ...]:
+        """The operator and row of every call."""
+        rows = self.graph.num_rows
+        return tuple((op, row) for op in range(len(self.graph.nodes)) for row in range(rows))
+
     def shared(self, previous: int, call: int) -> float:
         """Leading prompt tokens that two calls have in common."""
-        rows = self.graph.num_rows
-        first, first_row = divmod(previous, rows)
-        second, second_row = divmod(call, rows)
-        key = first * len(self.graph.nodes) + second
-        common = self._pairs.get(key)
+        (first, first_row), (second, second_row) = self._places[previous], self._places[call]
+        common = self._pairs.get(first * len(self.graph.nodes) + second)
         if common is None:
-            common = self._pairs[key] = _common(self.graph.nodes[first], self.graph.nodes[second])
+            common = self._common_of(first, second)
         if first_row == second_row:
             return common.in_row
+        return self._across_rows(common, first_row, second_row) if common.behind else common.in_all
+
+    def _common_of(self, first: int, second: int) -> "_Common":
+        common = _common(self.graph.nodes[first], self.graph.nodes[second])
+        self._pairs[first * len(self.graph.nodes) + second] = common
+        return common
+
+    def _across_rows(self, common: "_Common", first_row: int, second_row: int) -> float:
         total = common.in_all
         for group, num_tokens in common.behind:
             if group:
@@ -147,10 +159,11 @@ class TokenSteps:
         """
         count = self.num_calls
         num_open = len(self.calls)
-        if sorted(call for order in orders for call in order) != list(self.calls):
+        if tuple(sorted(chain.from_iterable(orders))) != self.calls:
             raise ValueError(f"the orders hold {orders!r}, not each of {num_open} calls once")
-        rows, prompts, costs = self.graph.num_rows, self._prompts, self._costs
-        needs, delays, shared = self.needs, self.delays, self.shared
+        prompts, costs, places = self._prompts, self._costs, self._places
+        needs, delays, pairs = self.needs, self.delays, self._pairs
+        width = len(self.graph.nodes)
         starts, ends = [0.0] * count, [-1.0] * count
         clocks = [0.0] * len(orders)
         nexts = [0] * len(orders)
@@ -159,7 +172,7 @@ class TokenSteps:
             before = num_done
             for worker, order in enumerate(orders):
                 clock, place, capacity = clocks[worker], nexts[worker], self.capacities[worker]
-                previous = order[place - 1] if place else -1
+                last, last_row = places[order[place - 1]] if place else (-1, -1)
                 for call in order[place:] if place else order:
                     start = clock
                     for need in needs[call]:
@@ -167,19 +180,29 @@ class TokenSteps:
                         if end < 0.0:
                             start = -1.0
                             break
-                        if end + delays[need] > start:
-                            start = end + delays[need]
+                        end += delays[need]
+                        if end > start:
+                            start = end
                     if start < 0.0:
                         break
-                    operator = call // rows
+                    operator, row = places[call]
                     unshared = prompts[operator]
-                    if previous >= 0:
-                        unshared -= shared(previous, call)
+                    if last >= 0:  # as `shared`, written out: planning spends its time here
+                        common = pairs.get(last * width + operator)
+                        if common is None:
+                            common = self._common_of(last, operator)
+                        in_row, in_all, behind = common
+                        if row == last_row:
+                            unshared -= in_row
+                        elif behind:
+                            unshared -= self._across_rows(common, last_row, row)
+                        else:
+                            unshared -= in_all
                     per_token, decode = costs[operator]
                     starts[call] = start
                     ends[call] = clock = start + (per_token * unshared + decode) / capacity
                     prefilled += unshared
-                    previous = call
+                    last, last_row = operator, row
                     place += 1
                 num_done += place - nexts[worker]
                 clocks[worker], nexts[worker] = clock, place
