@@ -57,14 +57,14 @@ def read_rows(answer):
 
 async def until(condition):
     """Waits for a condition that the running loop brings about."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.002)
 
 
 async def until_state(served, run_id, *states, **kwargs):
     """Waits until a run has one of these states; returns it."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while True:
             run = (await served.get(f"/v1/runs/{run_id}", **kwargs)).json()
             if run["state"] in states:
