@@ -1,5 +1,6 @@
 """The one entry for attention: checks shapes once, then chooses an implementation."""
 
+import math
 from typing import Protocol
 
 import jax
@@ -75,7 +76,7 @@ def paged_attention(
         ValueError: an argument has the wrong shape, dtype or range; the message names it.
         NotImplementedError: the named implementation cannot do this; the message says why.
     """
-    _check(q, pages, layer, batch, window, soft_cap)
+    _check(q, pages, layer, batch, scale, window, soft_cap)
     if implementation is not None:
         if implementation not in IMPLEMENTATIONS:
             raise ValueError(f"{implementation=} is unknown; choose one of {[*IMPLEMENTATIONS]}")
@@ -96,6 +97,7 @@ def _check(
     pages: KVPages,
     layer: int,
     batch: AttentionBatch,
+    scale: float,
     window: int | None,
     soft_cap: float | None,
 ) -> None:
@@ -115,7 +117,9 @@ def _check(
         raise ValueError(f"{layout.num_pages=} differs from {pages.num_pages=}")
     if not 0 <= layer < pages.num_layers:
         raise ValueError(f"{layer=} is not a layer of these pages ({pages.num_layers=})")
-    if window is not None and window < 1:
-        raise ValueError(f"{window=} must be at least 1, or None for no window")
-    if soft_cap is not None and not soft_cap > 0:
-        raise ValueError(f"{soft_cap=} must be positive, or None for none")
+    if not math.isfinite(scale):
+        raise ValueError(f"{scale=} must be a finite number")
+    if window is not None and (not isinstance(window, int) or window < 1):
+        raise ValueError(f"{window=} must be an integer of at least 1, or None for no window")
+    if soft_cap is not None and not 0 < soft_cap < math.inf:
+        raise ValueError(f"{soft_cap=} must be positive and finite, or None for none")

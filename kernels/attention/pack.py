@@ -49,10 +49,10 @@ def pack_batch(
         raise ValueError("cascade=True is impossible with a deterministic layout; turn one off")
     if costs is None:
         costs = KERNEL_COSTS if layout.max_parts else CASCADE_COSTS
-    query_lens = np.asarray(query_lens, np.int32)
-    kv_lens = np.asarray(kv_lens, np.int32)
+    query_lens = _integers("query_lens", query_lens).astype(np.int32)
+    kv_lens = _integers("kv_lens", kv_lens).astype(np.int32)
     num_pages_of = -(-kv_lens // layout.page_size)
-    page_tables = np.asarray(page_tables)
+    page_tables = _integers("page_tables", page_tables)
     _check(layout, query_lens, kv_lens, page_tables, num_pages_of, out)
     num_seqs = len(query_lens)
     arrays = {}
@@ -175,6 +175,14 @@ def _fill_blocks(
             last[count] = group.end
             count += 1
     arrays["block_counts"][1] = count
+
+
+def _integers(name: str, values: Sequence[int] | np.ndarray) -> np.ndarray:
+    """An array of integers; an empty one may be of any dtype."""
+    array = np.asarray(values)
+    if array.size and array.dtype.kind not in "iu":
+        raise ValueError(f"{name} is in {array.dtype}; expected integers")
+    return array
 
 
 def _check(

@@ -17,10 +17,10 @@ PAGES = dict(num_layers=2, num_pages=8, page_size=16, num_kv_heads=2, head_size=
 LAYOUT = make_layout(num_tokens=4, num_seqs=2, pages_per_seq=3, page_size=16, num_pages=8)
 
 
-def attend(q_shape=(4, 4, 8), layer=0, layout=LAYOUT, q_dtype="float32", **options):
+def attend(q_shape=(4, 4, 8), layer=0, layout=LAYOUT, q_dtype="float32", scale=1.0, **options):
     batch = unpack_batch(layout, jnp.zeros(layout.num_ints, jnp.int32))
     return paged_attention(
-        jnp.zeros(q_shape, q_dtype), allocate_pages(**PAGES), layer, batch, scale=1.0, **options
+        jnp.zeros(q_shape, q_dtype), allocate_pages(**PAGES), layer, batch, scale=scale, **options
     )
 
 
@@ -32,7 +32,12 @@ def attend(q_shape=(4, 4, 8), layer=0, layout=LAYOUT, q_dtype="float32", **optio
         (dict(q_shape=(4, 3, 8)), "q has 3 heads"),
         (dict(q_dtype="int32"), "q is in int32; expected a float dtype"),
         (dict(layer=2), "layer=2 is not a layer"),
-        (dict(window=0), "window=0 must be at least 1"),
+        (dict(layer=-1), "layer=-1 is not a layer"),
+        (dict(scale=float("nan")), "scale=nan must be a finite number"),
+        (dict(scale=float("inf")), "scale=inf must be a finite number"),
+        (dict(window=0), "window=0 must be an integer of at least 1"),
+        (dict(window=2.5), "window=2.5 must be an integer of at least 1"),
+        (dict(soft_cap=float("inf")), "soft_cap=inf must be positive and finite"),
         (dict(soft_cap=0.0), "soft_cap=0.0 must be positive"),
         (dict(soft_cap=float("nan")), "soft_cap=nan must be positive"),
         (dict(layout=dataclasses.replace(LAYOUT, page_size=32)), "layout.page_size=32 differs"),

@@ -318,6 +318,17 @@ def test_names_what_does_not_fit(query_lens, kv_lens, pages, message):
         unpack(Batch(query_lens, kv_lens, np.array(pages)), cascade=False)
 
 
+@pytest.mark.parametrize("name", ["query_lens", "kv_lens", "page_tables"])
+def test_names_what_is_no_integer(name):
+    arguments = dict(query_lens=[1], kv_lens=[4], page_tables=[[1]])
+    arguments[name] = np.asarray(arguments[name], np.float64)
+    out = np.empty(LAYOUT.num_ints, np.int32)
+    with pytest.raises(ValueError, match=f"{name} is in float64; expected integers"):
+        pack_batch(LAYOUT, **arguments, cascade=False, out=out)
+    with pytest.raises(ValueError, match=r"out is int64\(1,\); expected int32"):
+        pack_batch(LAYOUT, [1], [4], np.array([[1]]), cascade=False, out=np.zeros(1, np.int64))
+
+
 def test_refuses_groups_in_a_deterministic_layout():
     layout = dataclasses.replace(LAYOUT, deterministic=True)
     with pytest.raises(ValueError, match="cascade=True is impossible"):
