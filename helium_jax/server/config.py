@@ -27,6 +27,7 @@ class Limits:
         tools_bytes: of all its tools, as JSON.
         tool_calls: most calls of one answer.
         json_depth: deepest nesting of a body.
+        json_marks: most commas and opening brackets of a body, which is what decoding it costs.
         key_waiting_sequences: most sequences of one key that wait for their first token; more are
             answered 429. One request may be larger if nothing of its key waits.
         key_waiting_tokens: the same in tokens of their prompts.
@@ -73,6 +74,7 @@ class Limits:
     tools_bytes: int = 256 * 1024
     tool_calls: int = 32
     json_depth: int = 64
+    json_marks: int = 2_000_000
     key_waiting_sequences: int = 2048
     key_waiting_tokens: int = 8 * 1024 * 1024
     plan_bytes: int = 4 * 1024 * 1024

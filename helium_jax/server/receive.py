@@ -43,7 +43,7 @@ async def receive_object(request: web.Request, *, unique_keys: bool = False) -> 
             )
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise MediaTypeError("the Content-Encoding must be identity: send the body as it is")
-    limit, depth = config.limits.body_bytes, config.limits.json_depth
+    limit = config.limits.body_bytes
     if (request.content_length or 0) > limit:
         raise TooLargeError(f"the body is over this server's limit of {limit} bytes")
     try:
@@ -54,7 +54,13 @@ async def receive_object(request: web.Request, *, unique_keys: bool = False) -> 
         raise BodyTimeoutError(
             f"the body did not arrive within {config.body_timeout_s:g} s"
         ) from None
-    parse = partial(parse_json, data, max_depth=depth, unique_keys=unique_keys)
+    parse = partial(
+        parse_json,
+        data,
+        max_depth=config.limits.json_depth,
+        max_marks=config.limits.json_marks,
+        unique_keys=unique_keys,
+    )
     value = parse() if len(data) < LARGE_BYTES else await asyncio.to_thread(parse)
     if not isinstance(value, dict):
         raise RequestError('the body must be a JSON object, such as {"model": ...}')

@@ -2,13 +2,15 @@
 
 import json
 import math
+import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helium_jax.server.errors import InvalidJsonError
-from helium_jax.server.strict_json import parse_json
+from helium_jax.server.json_scan import outside_strings
+from helium_jax.server.strict_json import MANY_MARKS, MAX_KEYS, parse_json
 
 
 def parse(data: bytes):
@@ -70,6 +72,63 @@ JSON = st.recursive(
 def test_reads_back_whatever_is_json(value):
     assert parse(json.dumps(value).encode()) == value
     assert parse(json.dumps(value, ensure_ascii=False).encode()) == value
+
+
+MANY = b"[" + b"0," * MANY_MARKS  # so much that another scanner is chosen
+
+
+@settings(max_examples=20, deadline=None)
+@given(JSON)
+def test_large_bodies_are_read_in_the_same_way(value):
+    *_, read = parse(MANY + json.dumps(value).encode() + b"]")
+    assert read == value
+
+
+@pytest.mark.parametrize(
+    "bad", [b"{a", b"NaN", b"1e999", b"9" * 5000, b'"\\ud800"', b'{"role":1,"role":2}']
+)
+def test_large_bodies_are_refused_at_the_same_place(bad):
+    def refusal(data):
+        with pytest.raises(InvalidJsonError) as caught:
+            parse(data + b"]")
+        why, _, place = caught.value.message.partition(" at byte ")
+        return why, int(place.split(";")[0])
+
+    why, place = refusal(b"[" + bad)
+    assert refusal(MANY + bad) == (why, place + len(MANY) - 1)
+
+
+def test_too_much_to_decode_is_refused_before_it_is():
+    with pytest.raises(InvalidJsonError, match="more than 9 commas and brackets"):
+        parse_json(b"[" * 10, max_depth=64, max_marks=9)
+    assert parse_json(b"[" + b"0," * 8 + b"0]", max_depth=64, max_marks=9) == [0] * 9
+    keys = ",".join(f'"{number}":0' for number in range(MAX_KEYS + 1))
+    with pytest.raises(InvalidJsonError, match="more than 100000 keys"):
+        parse(f"{{{keys}}}".encode())
+
+
+@given(
+    st.lists(
+        st.sampled_from(["\\ud83d", "\\ude00", "\\\\", '\\"', "\\n", "u", "d83d", "[", "\\u0041"])
+    )
+)
+def test_a_lone_surrogate_is_found_whatever_stands_around_it(parts):
+    body = '["' + "".join(parts) + '"]'
+    try:
+        json.loads(body)[0].encode()
+    except UnicodeEncodeError:
+        with pytest.raises(InvalidJsonError, match="surrogate"):
+            parse(body.encode())
+    else:
+        assert parse(body.encode()) == json.loads(body)
+
+
+@given(st.text('"\\[]{},:a'))
+def test_what_is_outside_of_strings_is_what_the_strings_leave(text):
+    ranges = [*outside_strings(text)]
+    assert sum((part.count('"') for part in (text[a:b] for a, b in ranges)), 0) == 0
+    rest = re.sub(r'"(?:[^"\\]|\\.)*("|$|\\$)', "", text, flags=re.DOTALL)
+    assert "".join(text[a:b] for a, b in ranges) == rest
 
 
 @given(st.binary(max_size=50))
