@@ -36,6 +36,7 @@ class Job:
         include_usage: a stream ends with the usage.
         continuous_usage: every event of a stream has the usage so far.
         started: the event loop's time of arrival.
+        shown: special tokens that the answers' texts have by their names.
     """
 
     requests: tuple[GenerateRequest, ...]
@@ -46,6 +47,7 @@ class Job:
     include_usage: bool
     continuous_usage: bool
     started: float
+    shown: frozenset[int] = frozenset()
 
 
 async def answer(
@@ -87,7 +89,7 @@ async def _running(asking: Asking, job: Job) -> AsyncIterator[Pieces]:
             runtime.generator,
             job.requests,
             make_detokenizer=lambda: runtime.text.detokenizer(
-                job.stop, include_stop=job.include_stop
+                job.stop, include_stop=job.include_stop, shown=job.shown
             ),
             metrics=metrics,
             started=job.started,

@@ -39,7 +39,14 @@ from helium_jax.server.response_format import AnswerFormat, compile_answer
 from helium_jax.server.sampling import check_foreign, check_stop_strings
 from helium_jax.server.state import CONFIG, RUNS, RUNTIME, TENANT
 from helium_jax.server.tool_specs import parser_maker
-from helium_jax.server.tools import HERMES, ToolChoice, ToolSpec, recognise_syntax, write_tools
+from helium_jax.server.tools import (
+    HERMES,
+    ToolChoice,
+    ToolSpec,
+    recognise_syntax,
+    shown_tokens,
+    write_tools,
+)
 from helium_jax.text import GrammarSpec, TextModel
 
 
@@ -96,6 +103,7 @@ async def post_messages(request: web.Request) -> web.StreamResponse:
             include_usage=True,
             continuous_usage=True,
             started=started,
+            shown=shown_tokens(runtime.text, tools, syntax),
         )
         new_parser = parser_maker(tools, choice, syntax, id_prefix="toolu_")
         form = MessagesFormat(

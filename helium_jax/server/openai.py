@@ -43,7 +43,7 @@ from helium_jax.server.sampling import (
 from helium_jax.server.state import CONFIG, RUNTIME, Asking
 from helium_jax.server.tool_request import check_tools
 from helium_jax.server.tool_specs import parser_maker
-from helium_jax.server.tools import write_tools
+from helium_jax.server.tools import shown_tokens, write_tools
 from helium_jax.types import SamplingParams, TokenGrammar
 
 
@@ -98,7 +98,8 @@ async def prepare_chat(
     )
     check_fits(len(ids), sampling.max_tokens, info.max_model_len, "messages")
     grammar = await compile_answer(runtime.text, wanted, tools, choice, prompt.syntax)
-    job = _make_job(asking, body, [tuple(ids)], sampling, hints, grammar, started)
+    shown = shown_tokens(runtime.text, tools, prompt.syntax)
+    job = _make_job(asking, body, [tuple(ids)], sampling, hints, grammar, started, shown=shown)
     heading = make_heading(asking, "chatcmpl-", [*warnings, *hints.warnings])
     make_parser = parser_maker(tools, choice, prompt.syntax, id_prefix="call_")
     return job, ChatFormat(heading, runtime.text, make_parser)
@@ -184,6 +185,8 @@ def _make_job(
     hints: Hints,
     grammar: TokenGrammar | None,
     started: float,
+    *,
+    shown: frozenset[int] = frozenset(),
 ) -> Job:
     n, options = body.n or 1, body.stream_options or StreamOptions()
     return Job(
@@ -203,4 +206,5 @@ def _make_job(
         include_usage=bool(options.include_usage),
         continuous_usage=bool(options.continuous_usage_stats),
         started=started,
+        shown=shown,
     )

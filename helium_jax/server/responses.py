@@ -44,7 +44,7 @@ from helium_jax.server.sampling import (
 from helium_jax.server.state import CONFIG, RUNTIME, TENANT, Asking
 from helium_jax.server.tool_calls import read_arguments
 from helium_jax.server.tool_specs import parser_maker
-from helium_jax.server.tools import ToolChoice, ToolPrompt, ToolSpec, write_tools
+from helium_jax.server.tools import ToolChoice, ToolPrompt, ToolSpec, shown_tokens, write_tools
 from helium_jax.server.turns import TemplateMessage, Turns
 from helium_jax.types import SamplingParams
 
@@ -152,6 +152,7 @@ async def prepare_response(
         include_usage=True,
         continuous_usage=False,
         started=started,
+        shown=shown_tokens(runtime.text, asked.tools, prompt.syntax),
     )
     make_parser = parser_maker(asked.tools, asked.choice, prompt.syntax, id_prefix="call_")
     form = ResponsesFormat(

@@ -1,7 +1,7 @@
 """Tokens to text as they come: whole characters only, and an end at the first stop string."""
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from helium_jax.text.byte_level import token_to_bytes
@@ -26,19 +26,24 @@ class Detokenizer:
         *,
         include_stop: bool = False,
         skip_special_tokens: bool = True,
+        shown: Collection[int] = (),
     ) -> None:
-        """`stop`: texts that end the answer, none of them empty; `include_stop`: keep that text.
+        """
+        Args:
+            tokenizer: the model's.
+            stop: texts that end the answer, none of them empty.
+            include_stop: keep that text.
+            skip_special_tokens: special tokens give no text.
+            shown: special tokens that give their names all the same.
 
         Raises:
             ValueError: an empty stop string.
         """
         if "" in stop:
             raise ValueError(f"stop={[*stop]!r} has an empty string, which would end every answer")
-        self._decoder: _Decoder = (
-            _ByteDecoder(tokenizer, skip_special_tokens)
-            if tokenizer.is_byte_level
-            else _WindowDecoder(tokenizer, skip_special_tokens)
-        )
+        skipped = tokenizer.special_ids.difference(shown) if skip_special_tokens else frozenset()
+        kind = _ByteDecoder if tokenizer.is_byte_level else _WindowDecoder
+        self._decoder: _Decoder = kind(tokenizer, skipped)
         self._stop = tuple(stop)
         self._include_stop = include_stop
         self._held = ""
@@ -115,9 +120,9 @@ class _Decoder(Protocol):
 class _ByteDecoder:
     """For byte-level vocabularies: exact, and the same work for every token."""
 
-    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool) -> None:
+    def __init__(self, tokenizer: Tokenizer, skipped: frozenset[int]) -> None:
         self._token_of = tokenizer.backend.id_to_token
-        self._skipped = tokenizer.special_ids if skip_special_tokens else frozenset[int]()
+        self._skipped = skipped
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, token_id: int) -> str:
@@ -136,10 +141,9 @@ class _WindowDecoder:
     tokens are awaited, but never over _MAX_PENDING.
     """
 
-    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool) -> None:
+    def __init__(self, tokenizer: Tokenizer, skipped: frozenset[int]) -> None:
         self._tokenizer = tokenizer
-        self._skip = skip_special_tokens
-        self._skipped = tokenizer.special_ids if skip_special_tokens else frozenset[int]()
+        self._skipped = skipped
         self._ids: list[int] = []
         self._num_given = 0  # of self._ids, those whose text is out
 
@@ -161,4 +165,4 @@ class _WindowDecoder:
         return text[len(given) :]
 
     def _decode(self, token_ids: list[int]) -> str:
-        return self._tokenizer.decode(token_ids, skip_special_tokens=self._skip)
+        return self._tokenizer.decode(token_ids, skip_special_tokens=False)

@@ -1,7 +1,7 @@
 """All that is text about one model folder, in one value."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -129,9 +129,15 @@ class TextModel:
         """
         return await self._grammars.compile(spec, param=param)
 
-    def detokenizer(self, stop: Sequence[str] = (), *, include_stop: bool = False) -> Detokenizer:
-        """A new detokenizer for one answer."""
-        return Detokenizer(self.tokenizer, stop, include_stop=include_stop)
+    def detokenizer(
+        self,
+        stop: Sequence[str] = (),
+        *,
+        include_stop: bool = False,
+        shown: Collection[int] = (),
+    ) -> Detokenizer:
+        """A new detokenizer for one answer; see Detokenizer."""
+        return Detokenizer(self.tokenizer, stop, include_stop=include_stop, shown=shown)
 
 
 def load_text(folder: Path | str) -> TextModel:

@@ -7,7 +7,7 @@ grammar and decoding under it (`helium_jax.text.grammar`, the engine), calling a
 client does).
 """
 
-from helium_jax.server.tools.grammar import compile_tools, make_grammar
+from helium_jax.server.tools.grammar import compile_tools, make_grammar, shown_tokens
 from helium_jax.server.tools.parser import (
     ArgumentsGained,
     CallBegan,
@@ -18,12 +18,23 @@ from helium_jax.server.tools.parser import (
     join_events,
 )
 from helium_jax.server.tools.prompt import ToolPrompt, write_tools
-from helium_jax.server.tools.syntax import HERMES, LLAMA, ToolSyntax, recognise_syntax
+from helium_jax.server.tools.syntax import (
+    HERMES,
+    LLAMA,
+    MISTRAL,
+    MISTRAL_BLANK,
+    MISTRAL_NAMED,
+    ToolSyntax,
+    recognise_syntax,
+)
 from helium_jax.server.tools.values import ToolCall, ToolChoice, ToolMode, ToolSpec, allowed_tools
 
 __all__ = [
     "HERMES",
     "LLAMA",
+    "MISTRAL",
+    "MISTRAL_BLANK",
+    "MISTRAL_NAMED",
     "ArgumentsGained",
     "CallBegan",
     "ParsedAnswer",
@@ -41,5 +52,6 @@ __all__ = [
     "join_events",
     "make_grammar",
     "recognise_syntax",
+    "shown_tokens",
     "write_tools",
 ]

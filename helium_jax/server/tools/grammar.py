@@ -1,7 +1,9 @@
 """The grammar of an answer that may or must call tools."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from helium_jax.errors import RequestError
@@ -30,15 +32,30 @@ async def compile_tools(
         RequestError: a schema cannot be used; names the path of its tool.
         CapacityError: too many grammars wait to be compiled.
     """
-    spec = make_grammar(tools, choice, syntax, text_schema=text_schema)
+    specials = special_tokens(text, syntax)
+    spec = make_grammar(tools, choice, syntax, text_schema=text_schema, specials=specials)
     try:
         return await text.compile_grammar(spec, param="tools")
     except RequestError:
         # Whose schema it is shows when each is compiled alone.
         for tool in allowed_tools(tools, choice):
-            alone = make_grammar([tool], ToolChoice(mode=ToolMode.REQUIRED), syntax)
+            required = ToolChoice(mode=ToolMode.REQUIRED)
+            alone = make_grammar([tool], required, syntax, specials=specials)
             await text.compile_grammar(alone, param=tool.path)
         raise
+
+
+def special_tokens(text: TextModel, syntax: ToolSyntax) -> dict[str, int]:
+    """Those tokens of a syntax that are special tokens of the model, with their ids: no text spells
+    them, and an answer's text has them only if its detokenizer is told to show them."""
+    ids = {name: text.tokenizer.id_of(name) for name in syntax.tokens}
+    specials = text.tokenizer.special_ids
+    return {name: i for name, i in ids.items() if i is not None and i in specials}
+
+
+def shown_tokens(text: TextModel, tools: Sequence[ToolSpec], syntax: ToolSyntax) -> frozenset[int]:
+    """The special tokens that the text of an answer must have for its calls to be read."""
+    return frozenset(special_tokens(text, syntax).values() if tools else ())
 
 
 def make_grammar(
@@ -47,6 +64,7 @@ def make_grammar(
     syntax: ToolSyntax,
     *,
     text_schema: Mapping[str, Any] | None = None,
+    specials: Mapping[str, int] | None = None,
 ) -> GrammarSpec:
     """The grammar of an answer under `choice`, which must allow a tool.
 
@@ -57,22 +75,29 @@ def make_grammar(
         choice: of mode AUTO or REQUIRED.
         syntax: how calls are written.
         text_schema: an answer without calls must be JSON of this schema; None: any text.
+        specials: what of the syntax is no text but tokens, by id.
 
     Raises:
         RequestError: the schemas together are too long.
     """
     allowed = allowed_tools(tools, choice)
     assert allowed, "a choice that allows no tool needs no grammar"
-    rest = syntax.opening.removeprefix(syntax.marker)
-    calls = "call"
+    write = partial(_literal, specials=specials or {})
+    first, each, again = _split(syntax)
+    calls = f"{write(first)} call"
     more = choice.max_calls - 1
-    if syntax.between is not None and more > 0:
-        calls += f" ({_literal(syntax.between + syntax.marker)} call){{0,{more}}}"
+    if again is not None and more > 0:
+        calls += f" ({write(again)} call){{0,{more}}}"
+    calls += f" {write(syntax.suffix)}"
     bodies = [
-        f"{_literal(rest + tool.name + syntax.naming)} @tool{i} {_literal(syntax.closing)}"
+        f"{write(each + tool.name + syntax.naming)} @tool{i} {write(syntax.closing)}"
         for i, tool in enumerate(allowed)
     ]
-    lines = [*_beginnings(choice.mode, syntax, calls, text_schema), "call: " + " | ".join(bodies)]
+    marker = write(syntax.marker)
+    lines = [
+        *_beginnings(choice.mode, syntax, marker, calls, text_schema),
+        "call: " + " | ".join(bodies),
+    ]
     schemas = {f"tool{i}": tool.schema for i, tool in enumerate(allowed)}
     if text_schema is not None and choice.mode is ToolMode.AUTO:
         schemas["text"] = text_schema
@@ -87,35 +112,54 @@ def _spaced(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {**schema, "x-guidance": {**(options if isinstance(options, dict) else {}), **_SPACING}}
 
 
+def _split(syntax: ToolSyntax) -> tuple[str, str, str | None]:
+    """What stands after the marker once, before each name, and between two calls."""
+    if syntax.prefix:
+        return syntax.prefix.removeprefix(syntax.marker), syntax.opening, syntax.between
+    again = None if syntax.between is None else syntax.between + syntax.marker
+    return "", syntax.opening.removeprefix(syntax.marker), again
+
+
 def _beginnings(
     mode: ToolMode,
     syntax: ToolSyntax,
+    marker: str,
     calls: str,
     text_schema: Mapping[str, Any] | None,
 ) -> list[str]:
-    """The rules up to the first call."""
-    marker = syntax.marker
+    """The rules up to the first call; `marker` as the grammar has it."""
     if mode is ToolMode.REQUIRED:
-        return [f"start: {_literal(marker)} {calls}"]
+        return [f"start: {marker} {calls}"]
     if text_schema is not None:
-        return [f"start: @text | {_literal(marker)} {calls}"]
-    if syntax.may_follow_text:
+        return [f"start: @text | {marker} {calls}"]
+    if not syntax.may_follow_text:
+        first = _in_class(syntax.marker[0])
+        return [f"start: TEXT? | {marker} {calls}", f"TEXT: /[^{first}]{_TEXT[1:]}"]
+    if marker.startswith('"'):
         return [
             f"start: TEXT | first {calls}",
             f"TEXT: {_TEXT}",
-            f"first[lazy]: TEXT {_literal(marker)}",
+            f"first[lazy]: TEXT {marker}",
         ]
+    # A text that spells the token would be read as a call, without its schema.
+    spelled = "".join(map(_in_class, syntax.marker))
     return [
-        f"start: TEXT? | {_literal(marker)} {calls}",
-        f"TEXT: /[^{_in_class(marker[0])}]{_TEXT[1:]}",
+        f"start: TEXT? | TEXT? {marker} {calls}",
+        f"TEXT: {_TEXT} & ~/(.|\\n)*{spelled}(.|\\n)*/",
     ]
 
 
 def _in_class(char: str) -> str:
-    """A character as it stands in a class of characters of a regular expression."""
+    """A character as it stands in a regular expression, in a class or alone."""
     return char if char.isalnum() else "\\" + char
 
 
-def _literal(text: str) -> str:
-    """A text as a literal; nothing for an empty one."""
-    return json.dumps(text, ensure_ascii=False) if text else ""
+def _literal(text: str, specials: Mapping[str, int]) -> str:
+    """A text as literals and tokens; nothing for an empty one."""
+    names = "|".join(map(re.escape, specials))
+    parts = re.split(f"({names})", text) if names else [text]
+    return " ".join(
+        f"<[{specials[part]}]>" if part in specials else json.dumps(part, ensure_ascii=False)
+        for part in parts
+        if part
+    )

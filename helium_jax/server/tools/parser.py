@@ -71,6 +71,7 @@ class _Place(enum.Enum):
     PLAIN = enum.auto()  # no call can begin any more
     ARGUMENTS = enum.auto()
     CLOSING = enum.auto()
+    LIST = enum.auto()  # another call of the list, or its end
 
 
 class ToolParser:
@@ -96,7 +97,9 @@ class ToolParser:
         """
         self._syntax = syntax
         # The brace belongs to the arguments, but only with it is this a call.
-        self._openings = {syntax.opening + name + syntax.naming + "{": name for name in names}
+        self._openings = {syntax.beginning + name + syntax.naming + "{": name for name in names}
+        again = (syntax.between or "") + syntax.opening
+        self._further = {again + name + syntax.naming + "{": name for name in names}
         self._make_id = make_id
         self._place = _Place.TEXT
         self._held = ""
@@ -119,7 +122,7 @@ class ToolParser:
     def finish(self) -> list[ToolEvent]:
         """The rest, once no more text comes."""
         held, self._held = self._held, ""
-        if self._place is _Place.CLOSING:
+        if self._place in (_Place.CLOSING, _Place.LIST):
             return []
         if self._place is _Place.TEXT:
             start = self._find_opening(held)
@@ -138,6 +141,8 @@ class ToolParser:
                 return self._read_arguments(events)
             case _Place.CLOSING:
                 return self._read_closing()
+            case _Place.LIST:
+                return self._read_list(events)
             case _Place.PLAIN:
                 self._release(len(self._held), events)
                 return False
@@ -152,23 +157,38 @@ class ToolParser:
         whole = next((one for one in self._openings if opening.startswith(one)), None)
         if whole is None:
             return False
-        events.append(
-            CallBegan(index=self.num_calls, id=self._make_id(), name=self._openings[whole])
-        )
-        self._held = opening[len(whole) - 1 :]
+        self._begin_call(self._openings[whole], opening[len(whole) - 1 :], events)
+        return True
+
+    def _begin_call(self, name: str, rest: str, events: list[ToolEvent]) -> None:
+        events.append(CallBegan(index=self.num_calls, id=self._make_id(), name=name))
+        self._held = rest
         self._scanner = _ObjectScanner()
         self._place = _Place.ARGUMENTS
         self.num_calls += 1
+
+    def _read_list(self, events: list[ToolEvent]) -> bool:
+        for opening, name in self._further.items():
+            if self._held.startswith(opening):
+                self._begin_call(name, self._held[len(opening) - 1 :], events)
+                return True
+        if self._held.startswith(self._syntax.suffix):
+            self._held = self._held[len(self._syntax.suffix) :].lstrip()
+            self._place = _Place.PLAIN
+            return True
+        if any(one.startswith(self._held) for one in self._further):
+            return False
+        self._place = _Place.PLAIN
         return True
 
     def _find_opening(self, text: str) -> int:
         """Where a call begins or may begin; the length of the text if nowhere."""
-        first = self._syntax.opening[0]
+        first = self._syntax.beginning[0]
         start = text.find(first)
         while start >= 0:
             tail = text[start:]
             # The names are looked at only where all before them is right.
-            if _agree(tail, self._syntax.opening) and any(
+            if _agree(tail, self._syntax.beginning) and any(
                 _agree(tail, opening) for opening in self._openings
             ):
                 return start
@@ -189,7 +209,10 @@ class ToolParser:
         if len(self._held) < len(closing) and closing.startswith(self._held):
             return False
         self._held = self._held.removeprefix(closing)
-        self._place = _Place.TEXT if self._syntax.between is not None else _Place.PLAIN
+        if self._syntax.prefix:
+            self._place = _Place.LIST
+        else:
+            self._place = _Place.TEXT if self._syntax.between is not None else _Place.PLAIN
         return True
 
     def _release(self, length: int, events: list[ToolEvent]) -> None:

@@ -1,5 +1,6 @@
 """Tools and their calls in a prompt: as the model's template writes them, or else in words."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,7 +48,8 @@ def write_tools(
     syntax = recognise_syntax(template)
     if syntax is not None:
         described = [_describe(tool) for tool in tools] or None
-        return ToolPrompt(messages=[dict(one) for one in messages], tools=described, syntax=syntax)
+        own = [_with_short_ids(one, syntax.id_length) for one in messages]
+        return ToolPrompt(messages=own, tools=described, syntax=syntax)
     plain = _in_words(messages, HERMES)
     if tools:
         words = _introduce(tools, HERMES)
@@ -56,6 +58,26 @@ def write_tools(
             plain = plain[1:]
         plain.insert(0, {"role": "system", "content": words})
     return ToolPrompt(messages=plain, tools=None, syntax=HERMES)
+
+
+def _with_short_ids(message: Message, length: int | None) -> dict[str, Any]:
+    """The message with ids of calls that the template takes; equal ids stay equal."""
+    own = dict(message)
+    if length is None:
+        return own
+    if own.get("tool_call_id") is not None:
+        own["tool_call_id"] = _short_id(own["tool_call_id"], length)
+    if own.get("tool_calls"):
+        own["tool_calls"] = [
+            {**call, "id": _short_id(call["id"], length)} for call in own["tool_calls"]
+        ]
+    return own
+
+
+def _short_id(call_id: str, length: int) -> str:
+    if len(call_id) == length and call_id.isascii() and call_id.isalnum():
+        return call_id
+    return hashlib.blake2b(call_id.encode(), person=b"helium-call").hexdigest()[:length]
 
 
 def _describe(tool: ToolSpec) -> dict[str, Any]:

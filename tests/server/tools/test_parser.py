@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 from helium_jax.server.tools import (
     HERMES,
     LLAMA,
+    MISTRAL,
+    MISTRAL_BLANK,
+    MISTRAL_NAMED,
     ArgumentsGained,
     CallBegan,
     TextGained,
@@ -155,3 +158,30 @@ def test_what_was_written_is_read(before, calls):
     written = "\n".join(call(name, {"x": value}) for name, value in calls)
     expected = [(name, json.dumps({"x": value})) for name, value in calls]
     assert outcome([before + written]) == (before.rstrip(), expected)
+
+
+@pytest.mark.parametrize("syntax", [MISTRAL, MISTRAL_BLANK, MISTRAL_NAMED])
+@given(
+    before=st.text(alphabet="ab[T\n "),
+    calls=st.lists(st.tuples(st.sampled_from(NAMES), ARGUMENTS), min_size=1, max_size=4),
+    after=st.sampled_from(["", "]", ", ", " and so on", ', {"name": "unknown"', "[TOOL_CALLS]"]),
+    places=st.lists(st.integers(0, 2000), max_size=12),
+    cut_at=st.integers(0, 60),
+)
+def test_calls_in_mistrals_syntaxes_do_not_depend_on_the_pieces(
+    syntax, before, calls, after, places, cut_at
+):
+    expected = [(name, json.dumps({"x": value})) for name, value in calls]
+    written = before + syntax.write_calls(expected)
+    assert outcome([written], syntax) == (before.rstrip(), expected)
+    answer = (written + after)[: len(written + after) - cut_at]
+    assert outcome(cut(answer, places), syntax) == outcome([answer], syntax)
+    read = outcome([written + after], syntax)[1]
+    assert read == expected
+
+
+@pytest.mark.parametrize("syntax", [MISTRAL, MISTRAL_NAMED])
+def test_a_second_call_that_is_cut_off_before_its_arguments_is_dropped(syntax):
+    whole = syntax.write_calls([("f", '{"a": 1}'), ("fo", "{}")])
+    length = whole.index("fo") + 1
+    assert outcome([whole[:length]], syntax) == ("", [("f", '{"a": 1}')])
