@@ -65,18 +65,21 @@ async def post_tokenize(request: web.Request) -> web.Response:
             body.prompt or "",
             add_special_tokens=body.add_special_tokens is not False,
         )
-    token_strs = None
-    if body.return_token_strs:
-        token_strs = [runtime.text.token_bytes(i).decode("utf-8", "replace") for i in ids]
-    return _json(
-        TokenizeReply(
+
+    def write() -> bytes:
+        token_strs = None
+        if body.return_token_strs:
+            token_strs = [runtime.text.token_bytes(i).decode("utf-8", "replace") for i in ids]
+        reply = TokenizeReply(
             tokens=list(ids),
             count=len(ids),
             max_model_len=runtime.generator.info.max_model_len,
             token_strs=token_strs,
             warnings=warnings or UNSET,
         )
-    )
+        return msgspec.json.encode(reply)
+
+    return _response(await asyncio.to_thread(write))
 
 
 async def post_detokenize(request: web.Request) -> web.Response:
@@ -105,4 +108,8 @@ def _card(request: web.Request, name: str) -> ModelCard:
 
 
 def _json(value: msgspec.Struct) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), content_type="application/json")
+    return _response(msgspec.json.encode(value))
+
+
+def _response(body: bytes) -> web.Response:
+    return web.Response(body=body, content_type="application/json")

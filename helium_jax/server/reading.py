@@ -63,11 +63,11 @@ def read_struct(kind: type[T], raw: dict[str, Any], path: str, found: Findings) 
     fields, names = _fields(kind)
     for declared in fields:
         name = declared.encode_name
-        where = f"{path}.{name}" if path else name
         if name in raw:
+            where = f"{path}.{name}" if path else name
             values[declared.name] = _read(declared.type, raw[name], where, found)
         elif declared.required:
-            found.add(where, "is required")
+            found.add(f"{path}.{name}" if path else name, "is required")
     for name in raw:
         if name not in names:
             shown = name if len(name) <= 64 else name[:64] + "…"
@@ -86,13 +86,16 @@ def _fields(kind: type[msgspec.Struct]) -> tuple[tuple[FieldInfo, ...], frozense
 
 def _read(kind: Any, raw: Any, path: str, found: Findings) -> Any:
     """Reads one value; lists and objects of structs are entered, all else is msgspec's."""
-    for option in _options(kind):
-        if isinstance(raw, dict) and _is_struct(option):
-            return read_struct(option, raw, path, found)
-        if isinstance(raw, list) and get_origin(option) is list:
-            (item_kind,) = get_args(option)
-            if any(map(_is_struct, _options(item_kind))):
-                return _read_list(item_kind, raw, path, found)
+    if isinstance(raw, dict):
+        for option in _options(kind):
+            if _is_struct(option):
+                return read_struct(option, raw, path, found)
+    elif isinstance(raw, list):
+        for option in _options(kind):
+            if get_origin(option) is list:
+                (item_kind,) = get_args(option)
+                if any(map(_is_struct, _options(item_kind))):
+                    return _read_list(item_kind, raw, path, found)
     try:
         return msgspec.convert(raw, kind, strict=True)
     except msgspec.ValidationError as error:
