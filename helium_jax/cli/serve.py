@@ -24,6 +24,7 @@ from helium_jax.cli.progress import compile_progress
 from helium_jax.cli.signals import serve_until_signal
 from helium_jax.config import EngineConfig
 from helium_jax.errors import RequestError
+from helium_jax.executor.journal import check_folder
 from helium_jax.plan import Plan, load_plan
 from helium_jax.runtime import Runtime, open_runtime
 from helium_jax.server import RunningServer, ServerConfig, check_address, make_app, start_server
@@ -153,6 +154,8 @@ async def _serve(
     The log begins with the server too: what keeps an engine from starting is raised, not logged.
     """
     await check_address(config)
+    if config.state_dir is not None:
+        check_folder(config.state_dir)
     async with contextlib.AsyncExitStack() as stack:
         with compile_progress(console) as progress:
             runtime = await stack.enter_async_context(
@@ -204,6 +207,15 @@ def _announce(
         highlight=False,
         soft_wrap=True,
     )
+    pool_tokens = cache.num_pages * cache.page_size
+    if pool_tokens < info.max_model_len:
+        console.print(
+            f"the KV pool holds {pool_tokens} tokens, fewer than one context: longer requests are "
+            "refused; raise --kv-memory or --num-pages, or lower --max-len",
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
     memory = describe_memory(runtime.memory, runtime.free_bytes)
     console.print(f"memory: {memory}", highlight=False, soft_wrap=True)
     console.print(f"viewer: {url}/viewer/", highlight=False, soft_wrap=True)

@@ -236,13 +236,24 @@ class Journal:
             )
 
 
+def check_folder(folder: Path) -> None:
+    """Says before there is anything to keep whether a journal could be had.
+
+    Raises:
+        RequestError: another process has the folder open, or it cannot be made or written.
+    """
+    _lock(folder).close()
+
+
 def _lock(folder: Path) -> IO[bytes]:
     """The folder for this process alone, until the file is closed or the process ends."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / "server.lock").open("ab")
     except OSError as error:
-        raise RequestError(f"cannot use {str(folder)!r}: {error.strerror}") from None
+        raise RequestError(
+            f"cannot use {str(folder)!r} as a state directory: {error.strerror}; choose another"
+        ) from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

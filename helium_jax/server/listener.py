@@ -7,6 +7,7 @@ envelope. Its keep-alive timer, which starts with the connection, doubles as hea
 import asyncio
 import json
 import logging
+import os
 import uuid
 from collections.abc import Callable
 
@@ -194,8 +195,11 @@ async def _bind(
             start_serving=start_serving,
         )
     except OSError as error:
+        # A positive errno is the system's, which says it in fewer words than asyncio.
+        number = error.errno or 0
+        reason = os.strerror(number) if number > 0 else error.strerror
         raise RequestError(
-            f"cannot listen on {config.host}:{config.port}: {error.strerror}; "
+            f"cannot listen on {config.host}:{config.port}: {reason}; "
             "choose another --host or --port",
             param="port",
         ) from error

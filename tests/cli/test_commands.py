@@ -1,5 +1,6 @@
 """chat, doctor, convert and serve on a tiny random model, and on input that is wrong."""
 
+import contextlib
 import io
 import json
 import re
@@ -15,6 +16,7 @@ import openai
 import pytest
 
 from helium_jax.cli.main import main
+from helium_jax.executor.journal import Journal
 
 # The engine options of the server's tests, whose programs are in the compile cache already.
 ENGINE = (
@@ -216,7 +218,26 @@ def test_a_port_in_use_is_told_before_anything_is_loaded(capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["serve", "--model", "random:llama-8b", f"--port={port}"]) == 2
-    assert f"cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use; choose" in line
+
+
+@pytest.mark.parametrize("what", ["a file is in its way", "another server has it"])
+def test_a_state_folder_that_cannot_be_had_is_told_before_anything_is_loaded(
+    tmp_path, capsys, what
+):
+    folder = tmp_path / "state"
+    with contextlib.ExitStack() as stack:
+        if what == "a file is in its way":
+            folder.write_text("")
+            folder /= "inside"
+        else:
+            stack.callback(Journal(folder).close)
+        args = ["serve", "--model", "random:llama-8b", "--port=0", "--state-dir", str(folder)]
+        assert main(args) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(folder) in line
+    assert "choose another" in line
 
 
 def test_an_unknown_host_is_told(capsys):
