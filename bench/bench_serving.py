@@ -2,7 +2,7 @@
 
 python -m bench.bench_serving --rate 8 --requests 200                 # open loop, Poisson arrivals
 python -m bench.bench_serving --rate inf --concurrency 32 --slo ttft=500 --slo tpot=100
-python -m bench.bench_serving --library --concurrency 32              # what HTTP costs
+python -m bench.bench_serving --library --concurrency 32              # what HTTP costs, in turns
 python -m bench.bench_serving --url http://127.0.0.1:8000 --tool vllm # let another client drive it
 """
 
@@ -19,7 +19,7 @@ from dataclasses import replace
 from bench.harness import Recorder
 from bench.serving.client import send_all
 from bench.serving.figures import Outcome, figures_of
-from bench.serving.process import ServerProcess, serve
+from bench.serving.process import ServerProcess, read_metrics, serve
 from bench.serving.traffic import Arrival, Traffic, draw_arrivals
 from helium_jax.config import EngineConfig
 from helium_jax.runtime import open_runtime
@@ -42,45 +42,52 @@ def main() -> int:
         spread=options.spread,
         seed=options.seed,
     )
-    case = f"rate={options.rate:g},concurrency={options.concurrency or 'open'}"
     with _server(options) as url_and_model:
         url, model = url_and_model
         if options.tool is not None:
             return drive_with(options.tool, url, model, traffic)
-        recorder = Recorder("serving")
-        warm = draw_arrivals(Traffic(num_requests=4, output_tokens=4, seed=options.seed + 1))
-        asyncio.run(send_all(url, model, warm))
-        failed = 0
+        return 1 if asyncio.run(_measure(url, model, traffic, options)) else 0
+
+
+async def _measure(url: str, model: str, traffic: Traffic, options: argparse.Namespace) -> int:
+    """Plays the rounds, over HTTP and with --library in turns without; how many have failed."""
+    recorder = Recorder("serving")
+    case = f"rate={options.rate:g},concurrency={options.concurrency or 'open'}"
+    warm = draw_arrivals(Traffic(num_requests=4, output_tokens=4, seed=options.seed + 1))
+    failed = 0
+    async with contextlib.AsyncExitStack() as stack:
+        library = None
+        if options.library:
+            runtime = open_runtime(options.model, EngineConfig())
+            library = (await stack.enter_async_context(runtime)).generator
+            await generate_all(library, warm, max_concurrency=None)
+        await send_all(url, model, warm)
         for round_ in range(options.rounds):
             # Prompts of its own in every round: a prefix cache helps within a round only.
             arrivals = draw_arrivals(replace(traffic, seed=options.seed + 100 * round_))
-            outcomes, seconds = asyncio.run(
-                send_all(url, model, arrivals, max_concurrency=options.concurrency)
+            outcomes, seconds = await send_all(
+                url, model, arrivals, max_concurrency=options.concurrency
             )
             figures = figures_of(outcomes, seconds, dict(options.slo))
-            recorder.record(case, "http", round=round_, **figures)
+            blocks = await asyncio.to_thread(_read_blocks, url)
+            recorder.record(case, "http", round=round_, **figures, **blocks)
             failed += int(figures["failed"])
             for reason in sorted({one.error for one in outcomes if one.error})[:3]:
                 print(f"  failed: {reason}")
-    if options.library:
-        failed += _measure_library(recorder, case, traffic, options)
-    return 1 if failed else 0
-
-
-def _measure_library(
-    recorder: Recorder, case: str, traffic: Traffic, options: argparse.Namespace
-) -> int:
-    async def measure() -> int:
-        async with open_runtime(options.model, EngineConfig()) as runtime:
-            for round_ in range(options.rounds):
-                arrivals = draw_arrivals(replace(traffic, seed=options.seed + 100 * round_))
+            if library is not None:
                 outcomes, seconds = await generate_all(
-                    runtime.generator, arrivals, max_concurrency=options.concurrency
+                    library, arrivals, max_concurrency=options.concurrency
                 )
                 recorder.record(case, "library", round=round_, **figures_of(outcomes, seconds, {}))
-        return 0
+    return failed
 
-    return asyncio.run(measure())
+
+def _read_blocks(url: str) -> dict[str, float]:
+    """How long the server's event loop was kept from turning, if it tells: ms since its start."""
+    metrics = read_metrics(url)
+    names = {"block_ms": "max_block_seconds", "busy_ms": "max_busy_seconds"}
+    found = {name: metrics.get(f"helium:event_loop_{ours}") for name, ours in names.items()}
+    return {name: 1e3 * value for name, value in found.items() if value is not None}
 
 
 async def generate_all(

@@ -139,6 +139,7 @@ def judge(
         _check("growth MiB", growth / 2**20, f"< {most / 2**20:.0f}", growth < most),
         _check("compiles", compiles, "0", compiles == 0),
         _check("longest block ms", 1e3 * metrics["helium:event_loop_max_block_seconds"], "-", True),
+        _check("longest busy ms", 1e3 * metrics["helium:event_loop_max_busy_seconds"], "-", True),
         _check("memory MiB", after.rss_bytes / 2**20, "-", True),
     ]
 

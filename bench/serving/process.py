@@ -38,10 +38,7 @@ class ServerProcess:
 
     def metrics(self) -> dict[str, float]:
         """Its metrics by name with labels."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as response:
-            lines = response.read().decode().splitlines()
-        pairs = (line.rpartition(" ") for line in lines if not line.startswith("#"))
-        return {name: float(value) for name, _, value in pairs}
+        return read_metrics(self.url)
 
     def end(self, timeout_s: float = 60.0) -> int:
         """Asks it to end as an operator does; the exit code."""
@@ -51,6 +48,14 @@ class ServerProcess:
         except subprocess.TimeoutExpired:
             self.popen.kill()
             return self.popen.wait()
+
+
+def read_metrics(url: str) -> dict[str, float]:
+    """The metrics of a server by name with labels."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as response:
+        lines = response.read().decode().splitlines()
+    pairs = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, _, value in pairs}
 
 
 @contextlib.contextmanager

@@ -68,6 +68,7 @@ def test_a_leak_of_each_kind_is_a_fault():
     metrics = {
         'helium:recompiles_after_warmup_total{worker="0"}': 1.0,
         "helium:event_loop_max_block_seconds": 0.01,
+        "helium:event_loop_max_busy_seconds": 0.01,
     }
     after = sample(threads=50, files=12, tasks=10)
     checks = judge(quiet, sample(), after, growing, metrics, {"kv": [kv]})

@@ -36,10 +36,12 @@ async def test_a_block_is_noticed_and_told(serve):
     await asyncio.sleep(0.05)
     watching.cancel()
     assert watch.max_block_s > 0.08
+    assert watch.max_busy_s <= watch.max_block_s
     async with serve() as served:
         lines = (await served.get("/metrics")).body.decode().splitlines()
         told = dict(line.rsplit(" ", 1) for line in lines if line.startswith("helium:event_loop_"))
         assert float(told["helium:event_loop_max_block_seconds"]) >= 0
+        assert float(told["helium:event_loop_max_busy_seconds"]) >= 0
         assert float(told["helium:event_loop_tasks"]) >= 2
 
 
