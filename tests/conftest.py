@@ -1,5 +1,7 @@
 """For every test: strict JAX ranks, compiled programs kept between runs, no deadlines."""
 
+from collections.abc import Iterator
+
 import hypothesis
 import jax
 import pytest
@@ -23,3 +25,23 @@ def pytest_configure(config: pytest.Config) -> None:
 def _strict_promotion() -> object:
     with jax.numpy_rank_promotion("raise"):
         yield
+
+
+@pytest.fixture(scope="module")
+def quick_compiler() -> Iterator[None]:
+    """Programs compiled in this module are the same to XLA but hardly optimized by LLVM, in two
+    thirds of the time: for tests that compile much and compute little.
+    """
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def full_compiler(quick_compiler: None) -> Iterator[None]:
+    """Within such a module, programs as in production: for what is said of bits and memory."""
+    jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", True)

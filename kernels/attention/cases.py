@@ -87,6 +87,10 @@ _TREE = AttentionCase(
     shares=((1, 0, 5), (2, 0, 3), (3, 0, 3), (4, 0, 1)),
 )
 
+_EMPTY = AttentionCase(
+    name="empty sequences", query_lens=(0, 3, 0, 1, 0), kv_lens=(0, 20, 35, 9, 16)
+)
+
 CASES = (
     _RAGGED,
     _DECODE,
@@ -101,7 +105,8 @@ CASES = (
         shares=tuple((s, 0, 4) for s in range(1, 6)),
     ),
     AttentionCase(name="one sequence of one token", query_lens=(1,), kv_lens=(1,)),
-    AttentionCase(name="empty sequences", query_lens=(0, 3, 0, 1, 0), kv_lens=(0, 20, 35, 9, 16)),
+    _EMPTY,
+    replace(_EMPTY, name="empty sequences, soft cap and window", soft_cap=30.0, window=9),
     AttentionCase(name="nothing but padding", query_lens=(), kv_lens=(), num_padding=4),
     replace(_DECODE, name="much padding", num_padding=28),
     replace(_RAGGED, name="window 1", window=1),

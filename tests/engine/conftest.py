@@ -42,6 +42,11 @@ INFO = ModelInfo(
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiler(quick_compiler):
+    """Modules about bits override this, tests about bits or memory ask for `full_compiler`."""
+
+
 @cache
 def tiny_params():
     return init_params(MODEL, jax.random.key(7))

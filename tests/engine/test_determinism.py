@@ -10,6 +10,11 @@ from helium_jax.types import GenerateRequest, SamplingParams
 from tests.engine.conftest import MODEL
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiler():
+    """Bits are promised of what the full compiler makes."""
+
+
 def make_requests():
     rng = random.Random(11)
 

@@ -54,7 +54,7 @@ def make_request(name, prompt, **sampling):
         {},
         {"steps_in_flight": 2},
         {"num_pages": 7},  # little more than one sequence: constant preemption
-        {"num_pages": 12, "steps_in_flight": 2},
+        {"num_pages": 7, "steps_in_flight": 2},
         {"prefix_caching": False},
         {"cascade": False},
         {"deterministic": True},

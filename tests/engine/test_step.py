@@ -15,9 +15,20 @@ from helium_jax.types import SamplingParams
 from tests.engine.conftest import MODEL, oracle_greedy, resolved, tiny_params
 
 
-@pytest.mark.parametrize("kv_dtype", ["float32", "bfloat16", "float16", "int8"])
-@pytest.mark.parametrize("num_tokens", [2, 64])
-def test_the_compiled_step_never_copies_the_pool(kv_dtype, num_tokens):
+@pytest.mark.parametrize(
+    ("kv_dtype", "num_tokens"),
+    [
+        ("float32", 2),
+        ("bfloat16", 2),
+        ("bfloat16", 64),
+        ("int8", 64),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("float32", 64), ("float16", 2), ("float16", 64), ("int8", 2))
+        ),
+    ],
+)
+def test_the_compiled_step_never_copies_the_pool(full_compiler, kv_dtype, num_tokens):
     """XLA:CPU would convert a whole bfloat16 pool to float32 and back at every scatter."""
     pages = allocate_pages(
         num_layers=MODEL.num_layers,
