@@ -8,6 +8,7 @@ from helium_jax.plan import Chat, Completion, Plan
 from helium_jax.plan.nodes import CallSettings, Input, Message, Output, Role
 from helium_jax.plan.template import Slot, Text, normalize
 from helium_jax.server.answering import Job
+from helium_jax.text import GrammarSpec
 
 OPERATOR = "answer"
 PLAN_NAME = "batch"
@@ -22,6 +23,8 @@ _FIELDS = frozenset(
         *("presence_penalty", "frequency_penalty", "repetition_penalty"),
         *("priority", "cache_salt", "prompt_cache_key", "prompt_cache_retention", "user"),
         *("metadata", "store", "service_tier", "safety_identifier", "agent_hints", "nvext"),
+        *("response_format", "structured_outputs"),
+        *("guided_json", "guided_regex", "guided_choice", "guided_grammar"),
     }
 )
 # What the endpoint calls "developer" a chat template knows as "system"; see `prompts.ROLES`.
@@ -63,12 +66,15 @@ class BatchRow:
     texts: tuple[str, ...]
 
 
-def read_row(body: dict[str, Any], job: Job) -> BatchRow | None:
+def read_row(
+    body: dict[str, Any], job: Job, response_format: GrammarSpec | None
+) -> BatchRow | None:
     """A line as a row, if a plan's call gives the answer that its endpoint gives; else None.
 
     Args:
         body: of the line, found to be all right.
         job: what its endpoint made of it.
+        response_format: what it says the answer must look like.
     """
     if any(value is not None and name not in _FIELDS for name, value in body.items()):
         return None
@@ -76,10 +82,12 @@ def read_row(body: dict[str, Any], job: Job) -> BatchRow | None:
     if turns is None or len(job.requests) != 1:
         return None
     (request,) = job.requests
-    if request.grammar is not None or request.worker is not None:
+    if request.worker is not None or job.include_stop or request.sampling.logprobs is not None:
         return None
     roles, texts = turns
-    settings = CallSettings(sampling=request.sampling, stop=job.stop)
+    settings = CallSettings(
+        sampling=request.sampling, stop=job.stop, response_format=response_format
+    )
     return BatchRow(
         kind=RowKind(
             roles=roles,

@@ -15,6 +15,7 @@ from helium_jax.server.answering import Job, complete
 from helium_jax.server.batch_line import BEHIND_OTHERS, PreparedLine, RowAnswer
 from helium_jax.server.batch_rows import read_row
 from helium_jax.server.batch_service import BATCHES
+from helium_jax.server.bodies import ChatBody, CompletionBody, SamplingFields
 from helium_jax.server.choices import Piece
 from helium_jax.server.embeddings import make_embeddings
 from helium_jax.server.file_bodies import BatchBody, BatchLine, BatchList
@@ -23,7 +24,9 @@ from helium_jax.server.openai import prepare_chat, prepare_completions
 from helium_jax.server.paging import page_of
 from helium_jax.server.plans import json_response
 from helium_jax.server.receive import finish_reading, parse_body, receive_object
+from helium_jax.server.response_format import check_format
 from helium_jax.server.state import CONFIG, REQUEST_ID, TENANT, Asking
+from helium_jax.text import GrammarSpec
 
 T = TypeVar("T")
 
@@ -112,15 +115,14 @@ async def prepare_line(
             order=(),
             run=lambda: make_embeddings(asking, line.body),
         )
-    prepare: Callable[..., Any] = (
-        prepare_chat if endpoint == "/v1/chat/completions" else prepare_completions
-    )
+    is_chat = endpoint == "/v1/chat/completions"
+    prepare: Callable[..., Any] = prepare_chat if is_chat else prepare_completions
 
     async def check() -> tuple[Job, Format]:
         return await prepare(asking, line.body, asyncio.get_running_loop().time())
 
     job, form = await check()
-    row = read_row(line.body, job)
+    row = read_row(line.body, job, _format_of(ChatBody if is_chat else CompletionBody, line.body))
     if row is not None:
 
         async def run_anew() -> Any:
@@ -144,6 +146,13 @@ async def prepare_line(
         order=job.requests[0].token_ids,
         run=lambda: _run(asking, job, form),
     )
+
+
+def _format_of(kind: type[SamplingFields], raw: dict[str, Any]) -> GrammarSpec | None:
+    """What a body that is all right says its answer must look like."""
+    body, found = parse_body(kind, raw)
+    wanted = None if body is None else check_format(body, raw, found)
+    return None if wanted is None else wanted.spec
 
 
 async def _run(asking: Asking, job: Job, form: Format) -> Any:

@@ -89,6 +89,13 @@ SAME = {
     "as the model's own file says": {"temperature": None, "seed": 1},
     "to the end": {"max_tokens": None, "max_completion_tokens": 9, "ignore_eos": True},
     "ids": {"stop_token_ids": [101, 102], "logit_bias": {"97": 5}, "presence_penalty": 0.5},
+    "a choice": {"structured_outputs": {"choice": ["yes", "no"]}},
+    "a schema": {
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "n", "schema": {"enum": ["a", "b"]}, "strict": True},
+        }
+    },
     "hints": {"user": "me", "metadata": {"a": "b"}, "priority": 3, "cache_salt": "s"},
 }
 
