@@ -49,6 +49,9 @@ FORMATS = frozenset(
         "uuid",
     }
 )
+# Beside `properties` these say more about the same object.
+_COMBINING = frozenset({"$ref", "anyOf", "dependentSchemas", "if", "not", "oneOf"})
+_SAYS_WHAT_ELSE = frozenset({"additionalProperties", "patternProperties", "unevaluatedProperties"})
 _ONE = ("items", "additionalProperties", "additionalItems")
 _LISTS = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
 _MAPS = ("properties", "patternProperties", "$defs", "definitions")
@@ -80,6 +83,41 @@ def relax_schema(schema: Mapping[str, Any], path: str) -> tuple[dict[str, Any], 
     left_out: list[str] = []
     relaxed = _relax(schema, path, left_out)
     return {**relaxed, "x-guidance": {"coerce_one_of": True}}, left_out
+
+
+def close_objects(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema in which objects have the properties that are declared and no others.
+
+    For arguments, which are passed by name: left to itself a weak model makes up names until its
+    answer is cut off. Objects that say what else they may have keep that; a schema that puts one
+    object together of several stays as it is, because its parts are closed against each other.
+    """
+    return dict(schema) if _is_put_together(schema) else _close(schema)
+
+
+def _is_put_together(schema: Any) -> bool:
+    if isinstance(schema, list):
+        return any(map(_is_put_together, schema))
+    if not isinstance(schema, Mapping):
+        return False
+    combined = "properties" in schema and not _COMBINING.isdisjoint(schema)
+    return combined or "allOf" in schema or any(map(_is_put_together, schema.values()))
+
+
+def _close(schema: Any) -> Any:
+    if not isinstance(schema, Mapping):
+        return schema
+    closed = dict(schema)
+    for key, value in schema.items():
+        if key in _MAPS and isinstance(value, Mapping):
+            closed[key] = {name: _close(one) for name, one in value.items()}
+        elif key in _LISTS and isinstance(value, list):
+            closed[key] = [_close(one) for one in value]
+        elif key in _ONE:
+            closed[key] = _close(value)
+    if isinstance(schema.get("properties"), Mapping) and _SAYS_WHAT_ELSE.isdisjoint(schema):
+        closed["additionalProperties"] = False
+    return closed
 
 
 def _relax(schema: Mapping[str, Any], path: str, left_out: list[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import msgspec
 from helium_jax.errors import RequestError
 from helium_jax.server.config import Limits
 from helium_jax.server.reading import Findings
-from helium_jax.server.relaxing import enforce_schema
+from helium_jax.server.relaxing import close_objects, enforce_schema
 from helium_jax.server.tool_calls import check_name
 from helium_jax.server.tools import (
     ToolChoice,
@@ -68,7 +68,7 @@ def read_spec(
         name=name,
         description=description,
         parameters={"type": "object", **schema},
-        enforced={"type": "object", **enforced},
+        enforced={"type": "object", **close_objects(enforced)},
         path=schema_path,
     )
 

@@ -3,7 +3,7 @@
 import pytest
 
 from helium_jax.errors import RequestError
-from helium_jax.server.relaxing import FORMATS, UNENFORCED, relax_schema
+from helium_jax.server.relaxing import FORMATS, UNENFORCED, close_objects, relax_schema
 from helium_jax.text import GrammarSpec
 
 VALUES = {
@@ -110,3 +110,46 @@ async def test_a_format_that_is_not_strict_is_served_with_a_warning(serve):
             response_format={"type": "json_schema", "json_schema": {**wanted, "strict": True}}
         )
         assert (strict.status, strict.error["param"]) == (400, path)
+
+
+X = {"x": {"type": "integer"}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "closed"),
+    [
+        ({"properties": X}, {"properties": X, "additionalProperties": False}),
+        ({"type": "object"}, {"type": "object"}),
+        (
+            {"items": {"properties": {}}},
+            {"items": {"properties": {}, "additionalProperties": False}},
+        ),
+        (
+            {"$defs": {"d": {"properties": X}}, "$ref": "#/$defs/d"},
+            {
+                "$defs": {"d": {"properties": X, "additionalProperties": False}},
+                "$ref": "#/$defs/d",
+            },
+        ),
+        (
+            {"anyOf": [{"properties": X}, True]},
+            {"anyOf": [{"properties": X, "additionalProperties": False}, True]},
+        ),
+    ],
+)
+def test_objects_have_what_is_declared(schema, closed):
+    assert close_objects(schema) == closed
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": X, "additionalProperties": True},
+        {"properties": X, "patternProperties": {"^y": True}},
+        {"allOf": [{"properties": X}, {"properties": {"y": {}}}]},
+        {"properties": X, "anyOf": [{"properties": {"y": {}}}, {}]},
+        {"properties": {"a": {"properties": X, "$ref": "#/$defs/d"}}, "$defs": {"d": {}}},
+    ],
+)
+def test_objects_that_may_have_more_stay_open(schema):
+    assert close_objects(schema) == schema
