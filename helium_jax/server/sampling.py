@@ -1,5 +1,6 @@
 """The rules between a body's fields, and its sampling parameters."""
 
+import json
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -27,7 +28,10 @@ def check_foreign(
             del found.unknown[where]
         value = raw[name]
         if value is not None and not any(_same(value, other) for other in neutral):
-            found.add_unsupported(where, f"{name} with this value" if neutral else name)
+            message = "is not supported by this server: leave it out"
+            if neutral:
+                message += " or send " + " or ".join(map(json.dumps, neutral))
+            found.add(where, message, "unsupported_parameter")
 
 
 def _same(value: Any, other: Any) -> bool:
