@@ -95,7 +95,8 @@ async def make_embeddings(asking: Asking, raw: dict[str, Any]) -> EmbeddingsRepl
     prompts, hinted = [], ()
     if body is not None:
         prompts = check_prompts(body.input, info, config.limits, found, name="input")
-        hinted = check_hints(body, None, config.limits, found).warnings
+        unused = ("prompt_cache_key", "nvext.agent_hints.priority")
+        hinted = check_hints(body, None, config.limits, found, unused=unused).warnings
     warnings = [*finish_reading(found, strict=config.strict), *hinted]
     assert body is not None, "a body that cannot be read has problems"
     check_model(asking, body.model)

@@ -85,6 +85,7 @@ def check_hints(
     found: Findings,
     *,
     used: Collection[str] = (),
+    unused: Collection[str] = (),
 ) -> Hints:
     """Reads the hints of a body.
 
@@ -94,6 +95,7 @@ def check_hints(
         limits: how long a prompt_cache_key may be: as a salt.
         found: gains the fault of one that is longer.
         used: hints that the endpoint itself has a use for.
+        unused: hints that other endpoints use and this one does not.
     """
     key, max_chars = body.prompt_cache_key, limits.salt_chars
     if key is not None and len(key) > max_chars:
@@ -103,9 +105,11 @@ def check_hints(
     for hint in HINTS:
         source = agent if hint.name.startswith(_HINTS_PATH) else body
         value = getattr(source, hint.name.removeprefix(_HINTS_PATH), None)
-        is_idle = hint.use is None and hint.name not in used
+        is_idle = hint.name in unused or (hint.use is None and hint.name not in used)
         if is_idle and value is not None and value not in hint.neutral:
-            warnings.append(f"{hint.name}: not used, {hint.why}")
+            warnings.append(
+                f"{hint.name}: not used, {hint.why or 'this endpoint has no use for it'}"
+            )
     hinted = None if agent.priority is None else -agent.priority
     if priority is not None and hinted is not None:
         warnings.append(f"{_HINTS_PATH}priority: not used, the body has a priority of its own")

@@ -125,3 +125,13 @@ def test_hints_of_both_places_are_not_mixed():
         agent_hints=AgentHints(priority=1), nvext=Nvext(agent_hints=AgentHints(priority=2))
     )
     assert check_hints(body, None, Limits(), Findings()).priority == -1
+
+
+async def test_embeddings_name_the_hints_that_only_other_endpoints_use(serve):
+    async with serve(strict=True) as served:
+        hints = {"prompt_cache_key": "k", "agent_hints": {"priority": 1}}
+        answer = await served.post("/v1/embeddings", {"model": "fake", "input": "Hi", **hints})
+        assert [one.split(":")[0] for one in answer.json()["warnings"]] == [
+            "prompt_cache_key",
+            "nvext.agent_hints.priority",
+        ]
