@@ -12,10 +12,10 @@ import logging
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from helium_jax.errors import RequestError
 from helium_jax.executor.sqlite_file import claim, connect
@@ -171,17 +171,19 @@ class Journal:
         if answer != "ok":
             raise sqlite3.DatabaseError(f"is damaged: {answer}")
         runs: dict[str, JournaledRun] = {}
-        found = connection.execute(
+        entries = connection.execute(
             "SELECT run_id, request, state, attempt FROM runs ORDER BY number"
         )
-        for run_id, request, state, attempt in found:
+        for run_id, request, state, attempt in _whole(entries, (str, bytes, str, int)):
             runs[run_id] = JournaledRun(
                 run_id=run_id, request=request, state=state, attempt=attempt
             )
-        for run_id, row, data in connection.execute("SELECT run_id, row, data FROM rows"):
+        rows = connection.execute("SELECT run_id, row, data FROM rows")
+        for run_id, row, data in _whole(rows, (str, int, bytes)):
             if run_id in runs:
                 runs[run_id].rows[row] = data
-        for run_id, name, data in connection.execute("SELECT run_id, name, data FROM notes"):
+        notes = connection.execute("SELECT run_id, name, data FROM notes")
+        for run_id, name, data in _whole(notes, (str, str, bytes)):
             if run_id in runs:
                 runs[run_id].notes[name] = data
         self.found = [*runs.values()]
@@ -234,6 +236,15 @@ class Journal:
                 self._path,
                 error,
             )
+
+
+def _whole(rows: Iterable[tuple[Any, ...]], kinds: tuple[type, ...]) -> Iterator[tuple[Any, ...]]:
+    """Rows of a table whose values are of the kinds that were written; SQLite takes any."""
+    for row in rows:
+        if all(type(value) is kind for value, kind in zip(row, kinds, strict=True)):
+            yield row
+        else:
+            log.error("the journal has an entry of %s that nobody wrote; it is left out", row[0])
 
 
 def check_folder(folder: Path) -> None:
