@@ -397,3 +397,59 @@ async def test_a_run_survives_kill_9_at_random_points(tmp_path, model, num_crash
     assert [rows[row]["outputs"] for row in range(len(ROWS))] == [
         dict(row.outputs) for row in whole.rows
     ]
+
+
+def upload_lines(server, num_lines):
+    """Uploads a batch's lines as a form; the file's id."""
+    lines = [
+        {
+            "custom_id": f"{number}",
+            "method": "POST",
+            "url": "/v1/chat/completions",
+            "body": {
+                "model": "fake",
+                "messages": [{"role": "user", "content": f"What is {number}?"}],
+                "max_tokens": 4,
+            },
+        }
+        for number in range(num_lines)
+    ]
+    content = "\n".join(map(json.dumps, lines))
+    parts = (
+        '--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+        '--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
+        f"{content}\r\n--b--\r\n"
+    )
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{server.port}/v1/files",
+        data=parts.encode(),
+        headers={"Content-Type": "multipart/form-data; boundary=b"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return json.load(response)["id"]
+
+
+@pytest.mark.slow
+async def test_a_batch_survives_kill_9_at_random_points(tmp_path):
+    draw, batch = random.Random(5), None
+    for _ in range(100):
+        async with process_server(tmp_path, "fake") as server:
+            if batch is None:
+                body = {
+                    "input_file_id": upload_lines(server, 200),
+                    "endpoint": "/v1/chat/completions",
+                    "completion_window": "24h",
+                }
+                batch = json.loads(server.ask("POST", "/v1/batches", body))
+            until_s = time.monotonic() + draw.random()
+            while batch["status"] != "completed" and time.monotonic() < until_s:
+                path = f"/v1/batches/{batch['id']}"
+                batch = json.loads(await asyncio.to_thread(server.ask, "GET", path))
+                await asyncio.sleep(0.01)
+            if batch["status"] == "completed":
+                path = f"/v1/files/{batch['output_file_id']}/content"
+                lines = [*map(json.loads, server.ask("GET", path).splitlines())]
+                break
+    assert batch["request_counts"] == {"total": 200, "completed": 200, "failed": 0}
+    assert [line["custom_id"] for line in lines] == [f"{number}" for number in range(200)]
+    assert len(batch["runs"]) > 1, "it was interrupted"
