@@ -1,7 +1,7 @@
 """/openapi.json, written from the types that parse the bodies."""
 
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ class Operation:
         form: type of the multipart form, if it takes one.
         is_open: needs no key.
         may_lack_body: the body may be left out.
+        example: a body that works; its "model" becomes the one that is served.
     """
 
     method: str
@@ -37,10 +38,11 @@ class Operation:
     form: type[msgspec.Struct] | None = None
     is_open: bool = False
     may_lack_body: bool = False
+    example: Mapping[str, Any] | None = None
 
 
-def describe(operations: Sequence[Operation], *, version: str) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of `operations`."""
+def describe(operations: Sequence[Operation], *, version: str, model: str) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of `operations` for a server of `model`."""
     kinds: dict[type[msgspec.Struct] | types.UnionType, None] = {}
     for operation in operations:
         for kind in (
@@ -59,7 +61,7 @@ def describe(operations: Sequence[Operation], *, version: str) -> dict[str, Any]
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         path = operation.path.replace(":.+}", "}")
-        paths.setdefault(path, {})[operation.method] = _describe_one(operation, path, refs)
+        paths.setdefault(path, {})[operation.method] = _describe_one(operation, path, refs, model)
     return {
         "openapi": "3.1.0",
         "info": {"title": "helium-jax", "version": version},
@@ -93,6 +95,7 @@ def _describe_one(
     operation: Operation,
     path: str,
     refs: dict[type[msgspec.Struct] | types.UnionType, dict[str, Any]],
+    model: str,
 ) -> dict[str, Any]:
     content: dict[str, Any] = {}
     if operation.reply is not None:
@@ -119,9 +122,13 @@ def _describe_one(
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         ]
     if operation.body is not None:
+        body: dict[str, Any] = {"schema": refs[operation.body]}
+        if operation.example is not None:
+            served = {"model": model} if "model" in operation.example else {}
+            body["example"] = {**operation.example, **served}
         described["requestBody"] = {
             "required": not operation.may_lack_body,
-            "content": {"application/json": {"schema": refs[operation.body]}},
+            "content": {"application/json": body},
         }
     if operation.form is not None:
         described["requestBody"] = {

@@ -27,6 +27,7 @@ from helium_jax.server import (
 )
 from helium_jax.server.bodies import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 from helium_jax.server.embeddings import EmbeddingsBody, EmbeddingsReply
+from helium_jax.server.examples import EXAMPLES
 from helium_jax.server.file_bodies import (
     BatchBody,
     BatchList,
@@ -76,6 +77,7 @@ from helium_jax.server.replies import (
 )
 from helium_jax.server.responses_bodies import ResponseBody
 from helium_jax.server.responses_replies import InputTokens, ResponseEvent, ResponseReply
+from helium_jax.server.state import RUNTIME
 from helium_jax.server.view_replies import (
     CacheMapReply,
     PlanGraphReply,
@@ -115,6 +117,7 @@ def _post(
         streams=streams,
         error=error,
         may_lack_body=may_lack_body,
+        example=EXAMPLES.get(path),
     )
     return Route(operation=operation, handler=handler)
 
@@ -147,7 +150,8 @@ async def get_version(request: web.Request) -> web.Response:
 async def get_openapi(request: web.Request) -> web.Response:
     """This API, described."""
     operations = [route.operation for route in ROUTES]
-    return web.json_response(describe(operations, version=VERSION))
+    model = request.app[RUNTIME].generator.info.name
+    return web.json_response(describe(operations, version=VERSION, model=model))
 
 
 ROUTES = (

@@ -2,6 +2,7 @@
 
 import re
 
+from helium_jax.server.examples import EXAMPLES
 from helium_jax.server.routes import ROUTES
 
 
@@ -30,3 +31,27 @@ async def test_the_description_has_every_route_and_form(serve):
         assert list(upload) == ["multipart/form-data"]
         errors = described["paths"]["/v1/messages"]["post"]["responses"]["default"]["content"]
         assert errors["application/json"]["schema"]["$ref"].endswith("/MessagesError")
+
+
+async def test_every_example_works_as_it_is(serve):
+    async with serve() as served:
+        described = (await served.get("/openapi.json")).json()
+        bodies = {
+            path: ways["post"]["requestBody"]["content"]["application/json"]["example"]
+            for path, ways in described["paths"].items()
+            if "example" in str(ways.get("post", {}).get("requestBody"))
+        }
+        assert bodies.keys() == EXAMPLES.keys()
+        for path, body in bodies.items():
+            answer = await served.post(path, body)
+            assert answer.status == 200, (path, answer.body)
+
+
+async def test_every_route_of_json_says_what_its_errors_are(serve):
+    async with serve() as served:
+        described = (await served.get("/openapi.json")).json()
+        for path, ways in described["paths"].items():
+            for method, operation in ways.items():
+                error = operation["responses"]["default"]["content"]["application/json"]["schema"]
+                wanted = "MessagesError" if path.startswith("/v1/messages") else "ErrorReply"
+                assert error["$ref"].endswith(f"/{wanted}"), (method, path)
