@@ -25,6 +25,7 @@ from helium_jax.server.paging import page_of
 from helium_jax.server.plans import json_response
 from helium_jax.server.receive import finish_reading, parse_body, receive_object
 from helium_jax.server.response_format import check_format
+from helium_jax.server.responses import prepare_response
 from helium_jax.server.state import CONFIG, REQUEST_ID, TENANT, Asking
 from helium_jax.text import GrammarSpec
 
@@ -83,6 +84,14 @@ class _LineAsking:
         return values[key]
 
 
+# What checks the body of a line, and its type where a plan's call may give the same answer.
+_ENDPOINTS: dict[str, tuple[Callable[..., Any], type[SamplingFields] | None]] = {
+    "/v1/chat/completions": (prepare_chat, ChatBody),
+    "/v1/completions": (prepare_completions, CompletionBody),
+    "/v1/responses": (prepare_response, None),
+}
+
+
 async def prepare_line(
     app: web.Application,
     tenant: str,
@@ -115,14 +124,15 @@ async def prepare_line(
             order=(),
             run=lambda: make_embeddings(asking, line.body),
         )
-    is_chat = endpoint == "/v1/chat/completions"
-    prepare: Callable[..., Any] = prepare_chat if is_chat else prepare_completions
+    prepare, kind = _ENDPOINTS[endpoint]
 
     async def check() -> tuple[Job, Format]:
         return await prepare(asking, line.body, asyncio.get_running_loop().time())
 
     job, form = await check()
-    row = read_row(line.body, job, _format_of(ChatBody if is_chat else CompletionBody, line.body))
+    row = None
+    if kind is not None:
+        row = read_row(line.body, job, _format_of(kind, line.body))
     if row is not None:
 
         async def run_anew() -> Any:

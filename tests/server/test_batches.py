@@ -252,3 +252,18 @@ async def test_a_key_has_only_so_many_unfinished_batches(serve):
         for batch in batches:
             assert (await finish(served, batch))["status"] == "completed"
         assert (await start(served, [line("a")])).status == 200
+
+
+async def test_lines_may_ask_for_responses(serve):
+    async with serve() as served:
+        lines = [
+            {**line("a", "/v1/responses", input="Hi", max_output_tokens=5)},
+            {**line("b", "/v1/responses", input="Hi", max_tokens=5)},
+        ]
+        started = await start(served, lines, "/v1/responses")
+        batch = await finish(served, started.json())
+        assert batch["request_counts"] == {"total": 2, "completed": 1, "failed": 1}
+        body = (await written(served, batch["output_file_id"]))["a"]["response"]["body"]
+        assert (await served.get(f"/v1/responses/{body['id']}")).json() == body
+        error = (await written(served, batch["error_file_id"]))["b"]["response"]["body"]["error"]
+        assert error["param"] == "max_tokens"
