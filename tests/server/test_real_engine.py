@@ -13,6 +13,7 @@ import pytest_asyncio
 from helium_jax.config import EngineConfig
 from helium_jax.runtime import open_runtime
 from tests.server.conftest import serve_runtime
+from tests.server.test_batches import finish, line, start, written
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -178,3 +179,36 @@ async def test_vectors_of_texts_through_the_openai_client(served):
             await client.embeddings.create(model="fake", input="x" * 500)
         assert too_long.value.code == "context_length_exceeded"
     assert served.generator.statistics()[0].num_compiles_after_warmup == compiled
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 0},
+        {"temperature": 0.8, "seed": 5},
+        {"structured_outputs": {"regex": "[a-c]+"}},
+    ],
+    ids=["greedy", "seeded", "held to a form"],
+)
+async def test_a_batch_gives_token_by_token_what_single_requests_give(served, settings):
+    context = {"role": "system", "content": "A context of two pages of the store, or so it says."}
+    settings = {"temperature": 0, "max_tokens": 6, "ignore_eos": True, **settings}
+    lines = [
+        line(f"{n}", messages=[context, {"role": "user", "content": f"{n}?"}], **settings)
+        for n in range(6)
+    ]
+    compiled = served.generator.statistics()[0].num_compiles_after_warmup
+    batch = await finish(served, (await start(served, lines)).json())
+    assert (len(batch["runs"]), batch["request_counts"]["completed"]) == (1, 6)
+    answers = await written(served, batch["output_file_id"])
+    cached = [
+        answer["response"]["body"]["usage"]["prompt_tokens_details"]["cached_tokens"]
+        for answer in answers.values()
+    ]
+    assert sorted(cached)[1] >= 32, "all but the first read the context from the store"
+    for one in lines:
+        direct = await served.post("/v1/chat/completions", {**one["body"], "cache_salt": "apart"})
+        body = answers[one["custom_id"]]["response"]["body"]
+        assert body["choices"] == direct.json()["choices"]
+    assert served.generator.statistics()[0].num_compiles_after_warmup == compiled
+    await until_idle(served)
