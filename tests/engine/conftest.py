@@ -77,20 +77,30 @@ def make_loop(make_loop_module):
     return make_loop_module
 
 
+@cache
+def _first_runner(config, quickly_compiled):
+    """Compiles what tests need, when they need it; all others of its configuration are replicas."""
+    return Runner(tiny_params(), MODEL, config)
+
+
 @pytest.fixture(scope="module")
 def make_loop_module():
     """A function of engine options that gives a function of nothing that builds the loop.
 
-    Without `warm_up` only the programs that a test needs are compiled, when it needs them.
+    Without `warm_up` only the programs that a test needs are compiled, when it needs them, once for
+    all tests of a configuration.
     """
 
     def with_options(*, warm_up=False, **options):
         config = resolved(**options)
 
         def build():
-            runner = Runner(tiny_params(), MODEL, config)
             if warm_up:
+                runner = Runner(tiny_params(), MODEL, config)
                 runner.warm_up()
+            else:
+                quickly = jax.config.values["jax_disable_most_optimizations"]
+                runner = _first_runner(config, quickly).replica()
             return Loop(runner, INFO, config)
 
         return build

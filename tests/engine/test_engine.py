@@ -385,7 +385,7 @@ def test_a_failed_step_fails_its_sequences_only(make_loop, caplog):
 
 async def test_5_10_a_warmed_and_pinned_prefix_survives_other_load(make_loop):
     prefix = tuple(range(1, 40))
-    async with AsyncEngine(make_loop(num_pages=16)) as engine:
+    async with AsyncEngine(make_loop(num_pages=12)) as engine:
         receipt = await engine.warm(WarmPrefix(token_ids=prefix, pin=True))
         assert (receipt.resident, receipt.computed) == (32, 32)
         assert receipt.pin_id is not None
@@ -402,7 +402,7 @@ async def test_5_10_a_warmed_and_pinned_prefix_survives_other_load(make_loop):
         short = await engine.warm(WarmPrefix(token_ids=(1, 2)))
         assert (short.resident, short.pin_id) == (0, None)
         await engine.reset_cache()
-        assert engine.statistics()[0].cache.num_free == 16
+        assert engine.statistics()[0].cache.num_free == 12
 
 
 async def test_what_is_computed_ahead_with_a_planned_use_outlives_what_has_none(make_loop):

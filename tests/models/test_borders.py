@@ -74,8 +74,13 @@ def test_transformers_loads_what_is_saved_and_agrees(params, tmp_path, oracle):
         transformers.logging.disable_progress_bar()
         model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype="float32")
     ids = np.arange(20, dtype=np.int32)
-    hidden, _ = forward(params, CONFIG, ids, jnp.arange(20), attend_dense, None)
-    found = compute_logits(params, CONFIG, hidden)
+
+    @jax.jit
+    def logits_of(params):
+        hidden, _ = forward(params, CONFIG, ids, jnp.arange(20), attend_dense, None)
+        return compute_logits(params, CONFIG, hidden)
+
+    found = logits_of(params)
     np.testing.assert_allclose(found, oracle(model, ids), atol=1e-4)
 
 

@@ -59,7 +59,7 @@ def every_expert_on_every_token(x, experts, config):
 
 
 @hypothesis.given(
-    st.sampled_from([2, 5, 16, 40]),
+    st.sampled_from([2, 16, 40]),  # each with each below is a program
     st.sampled_from([(4, 1), (4, 4), (16, 3)]),
     st.booleans(),
     st.integers(0, 2**31),

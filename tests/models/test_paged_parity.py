@@ -18,6 +18,7 @@ from helium_jax.kernels.page_write import write_pages
 from helium_jax.kernels.pages import allocate_pages
 from helium_jax.models.checkpoint import load_hf
 from helium_jax.models.transformer import compute_logits, forward
+from tests.models.conftest import PARITY_CASES
 
 PAGE_SIZE, NUM_PAGES, NUM_SEQS, BUCKET = 4, 24, 3, 16
 LENGTH = 21
@@ -107,6 +108,32 @@ class Sequences:
 
 def prompt(seed=0, length=LENGTH):
     return np.random.default_rng(seed).integers(0, 97, length, dtype=np.int32)
+
+
+# What these have of their own does not meet pages: phases are a table by position, and other cases
+# have their heads. The whole-prompt test runs them by default.
+WHOLE_PROMPTS_SHOW = {
+    ("llama", "tied, GQA 4"),
+    ("llama", "GQA 1, biases everywhere"),
+    ("llama", "rope linear"),
+    ("llama", "rope llama3"),
+    ("mistral", "no window, head size 48"),
+    ("qwen2", "biases, tied"),
+    ("qwen2", "rope yarn, mscale"),
+    ("gemma2", "no soft caps, head size 20"),
+}
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(case, id=": ".join(case),
+                     marks=[pytest.mark.slow] if case in WHOLE_PROMPTS_SHOW else [])
+        for case in PARITY_CASES
+    ]
+)  # fmt: skip
+def parity_case(request):
+    """(family, case)."""
+    return request.param
 
 
 @pytest.fixture

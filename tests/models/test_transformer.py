@@ -1,5 +1,7 @@
 """The forward pass as training and serving use it."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,6 +41,7 @@ def model():
     return config, init_params(config, jax.random.key(0))
 
 
+@partial(jax.jit, static_argnames="config")
 def logits_of(params, config, ids):
     hidden, _ = forward(params, config, ids, jnp.arange(ids.shape[0]), causal, None)
     return compute_logits(params, config, hidden)
@@ -77,7 +80,6 @@ def test_the_compiled_step_does_not_copy_a_weight(quantized):
     config = ModelConfig.from_hf(TINY_QWEN3 | {"intermediate_size": 4096, "hidden_size": 64})
     params = init_params(config, jax.random.key(0))
     params = quantize(params) if quantized else params
-    step = jax.jit(logits_of, static_argnames="config")
-    compiled = step.lower(params, config, jnp.zeros(2, jnp.int32)).compile()
+    compiled = logits_of.lower(params, config, jnp.zeros(2, jnp.int32)).compile()
     smallest_copy = 4096 * 64 * (1 if quantized else 4)  # of `down`
     assert compiled.memory_analysis().temp_size_in_bytes < smallest_copy
