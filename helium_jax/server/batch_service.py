@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 # (tenant, endpoint, index, line, request id) -> a line ready to run; raises what is wrong with it.
 Prepare = Callable[[str, str, int, BatchLine, str], Awaitable[PreparedLine]]
 
+ROOM_INTERVAL_S = 1.0  # between two looks for room for a batch's files
+
 # Why the lines of a batch that ended so have no answer.
 UNDONE = {
     "expired": ("batch_expired", "the batch was not done within its window"),
@@ -221,7 +223,7 @@ class BatchService:
             return
         if end == "shutting_down" and self._keeper.keeps:
             return  # the next server goes on with it
-        await self._finish(batch, lines, end)
+        await self._end(batch, lines, end)
 
     def _set(self, batch: BatchRecord, status: str, **fields: Any) -> None:
         stamp = {f"{status}_at": int(self._now())}
@@ -229,8 +231,7 @@ class BatchService:
         self._keeper.note_reply(batch)
 
     def _fail(self, batch: BatchRecord, error: HeliumError) -> None:
-        told = BatchError(code=error.code, message=error.message, param=error.param)
-        self._set(batch, "failed", errors=BatchErrors(data=[told]))
+        self._set(batch, "failed", errors=BatchErrors(data=[_describe(error)]))
 
     async def _read(self, batch: BatchRecord) -> tuple[list[BatchLine], list[BatchError]]:
         content = await self._files.read(batch.tenant, batch.reply.input_file_id)
@@ -330,7 +331,18 @@ class BatchService:
 
     # --- ending ----------------------------------------------------------------------------
 
-    async def _finish(self, batch: BatchRecord, lines: Sequence[BatchLine], end: str) -> None:
+    async def _end(self, batch: BatchRecord, lines: Sequence[BatchLine], end: str) -> None:
+        """Ends a batch, also one that is cancelled while it waits for room for its files."""
+        try:
+            await self._finish(batch, lines, end, may_wait=True)
+        except asyncio.CancelledError:
+            if batch.reply.status != "cancelling":
+                raise  # the server closes; with a journal the next one writes them
+            await self._finish(batch, lines, "cancelled", may_wait=False)
+
+    async def _finish(
+        self, batch: BatchRecord, lines: Sequence[BatchLine], end: str, *, may_wait: bool
+    ) -> None:
         """Writes what there is; lines that did not run are in the error file with the reason."""
         failures = dict(batch.failures)
         for index, line in enumerate(lines):
@@ -339,15 +351,34 @@ class BatchService:
         if end == "completed":
             self._set(batch, "finalizing")
         try:
-            output = await self._write(batch, "output", batch.answers)
-            errors = await self._write(batch, "error", failures)
+            files = await self._write_both(batch, failures, may_wait=may_wait)
         except HeliumError as error:
             self._fail(batch, error)
-            return
-        finally:
-            batch.answers, batch.failures = {}, {}
-        status = "cancelled" if end == "shutting_down" else end
-        self._set(batch, status, output_file_id=output, error_file_id=errors)
+        else:
+            output, errors = files
+            status = "cancelled" if end == "shutting_down" else end
+            self._set(batch, status, output_file_id=output, error_file_id=errors, errors=None)
+        batch.answers, batch.failures = {}, {}
+
+    async def _write_both(
+        self, batch: BatchRecord, failures: Mapping[int, bytes], *, may_wait: bool
+    ) -> tuple[str | None, str | None]:
+        """The ids of both files; for want of room the batch says so in `errors` and waits.
+
+        Raises:
+            CapacityError: there is no room, and no more time to wait for it.
+        """
+        while True:
+            try:
+                output = await self._write(batch, "output", batch.answers)
+                return output, await self._write(batch, "error", failures)
+            except CapacityError as error:
+                is_late = self._now() >= batch.reply.expires_at
+                if not may_wait or is_late or self._rows.state.is_draining:
+                    raise
+                told = BatchErrors(data=[_describe(error)])
+                batch.reply = msgspec.structs.replace(batch.reply, errors=told)
+                await asyncio.sleep(ROOM_INTERVAL_S)
 
     async def _write(self, batch: BatchRecord, what: str, lines: Mapping[int, bytes]) -> str | None:
         if not lines:
@@ -362,6 +393,10 @@ class BatchService:
             file_id=new_file_id(seed),  # written once more if the server dies meanwhile
         )
         return file.id
+
+
+def _describe(error: HeliumError) -> BatchError:
+    return BatchError(code=error.code, message=error.message, param=error.param)
 
 
 BATCHES = web.AppKey("batches", BatchService)

@@ -202,6 +202,21 @@ async def test_a_batch_that_is_not_done_in_its_window_expires(serve, monkeypatch
         assert {one["response"] for one in errors.values()} == {None}
 
 
+async def test_answers_wait_for_room_for_their_file(serve):
+    async with serve(limits=Limits(files=1)) as served:
+        batch = (await start(served, [line("a")])).json()
+        async with asyncio.timeout(20):
+            while not batch["errors"]:
+                await asyncio.sleep(0.01)
+                batch = (await served.get(f"/v1/batches/{batch['id']}")).json()
+        assert batch["status"] == "finalizing"
+        assert batch["errors"]["data"][0]["code"] == "too_many_files"
+        await served.ask("DELETE", f"/v1/files/{batch['input_file_id']}")
+        batch = await finish(served, batch)
+        assert (batch["status"], batch["errors"]) == ("completed", None)
+        assert set(await written(served, batch["output_file_id"])) == {"a"}
+
+
 async def test_a_full_engine_is_waited_for(serve):
     tries = []
 

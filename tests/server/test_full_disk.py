@@ -1,5 +1,6 @@
 """A disk that is really full: what can be kept is, what cannot is told, and nothing stops."""
 
+import asyncio
 import json
 import shutil
 import subprocess
@@ -94,11 +95,17 @@ def test_writes_that_fail_midway_lose_no_row_that_was_told_to_be_kept(tmp_path):
     assert all(data == b"x" * 4000 for data in run.rows.values())
 
 
-async def test_a_batch_whose_output_cannot_be_written_says_so(serve, small_disk):
+async def test_a_batch_whose_output_cannot_be_written_waits_for_room(serve, small_disk):
     async with serve(state_dir=small_disk) as served:
         lines = jsonl([line(f"{i}", max_tokens=12) for i in range(300)])
         batch = (await start(served, lines)).json()
-        batch = await finish(served, batch)
-        assert batch["status"] == "failed"
+        path = f"/v1/batches/{batch['id']}"
+        async with asyncio.timeout(60):
+            while not batch["errors"]:
+                await asyncio.sleep(0.02)
+                batch = (await served.get(path)).json()
+        assert batch["status"] == "finalizing"
         (error,) = batch["errors"]["data"]
         assert (error["code"], "No space left" in error["message"]) == ("disk_error", True)
+        await served.ask("POST", f"{path}/cancel")
+        assert (await finish(served, batch))["status"] == "failed", "it is still full"
