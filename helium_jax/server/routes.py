@@ -1,9 +1,11 @@
 """The one table of routes: who answers what, from which /openapi.json is written too."""
 
+import functools
 from dataclasses import dataclass
 from importlib.metadata import version
 from types import UnionType
 
+import msgspec
 from aiohttp import web
 from msgspec import Struct
 
@@ -149,9 +151,15 @@ async def get_version(request: web.Request) -> web.Response:
 
 async def get_openapi(request: web.Request) -> web.Response:
     """This API, described."""
-    operations = [route.operation for route in ROUTES]
     model = request.app[RUNTIME].generator.info.name
-    return web.json_response(describe(operations, version=VERSION, model=model))
+    return web.Response(body=_description(model), content_type="application/json")
+
+
+@functools.cache
+def _description(model: str) -> bytes:
+    """Written once: it takes 25 ms."""
+    operations = [route.operation for route in ROUTES]
+    return msgspec.json.encode(describe(operations, version=VERSION, model=model))
 
 
 ROUTES = (
