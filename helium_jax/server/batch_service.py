@@ -1,10 +1,9 @@
 """Owner of the batches: each reads its file, has its lines answered and writes two files."""
 
 import asyncio
-import hashlib
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -12,6 +11,7 @@ from aiohttp import web
 
 from helium_jax.errors import CapacityError, HeliumError, InternalError
 from helium_jax.executor.journal import Journal
+from helium_jax.server.batch_files import BatchFiles, describe_error
 from helium_jax.server.batch_keeper import BatchKeeper
 from helium_jax.server.batch_line import PreparedLine
 from helium_jax.server.batch_lines import read_lines, write_answer, write_failure, write_undone
@@ -28,14 +28,12 @@ from helium_jax.server.file_bodies import (
     BatchReply,
     RequestCounts,
 )
-from helium_jax.server.file_store import FileStore, new_file_id
+from helium_jax.server.file_store import FileStore
 
 log = logging.getLogger(__name__)
 
 # (tenant, endpoint, index, line, request id) -> a line ready to run; raises what is wrong with it.
 Prepare = Callable[[str, str, int, BatchLine, str], Awaitable[PreparedLine]]
-
-ROOM_INTERVAL_S = 1.0  # between two looks for room for a batch's files
 
 # Why the lines of a batch that ended so have no answer.
 UNDONE = {
@@ -77,6 +75,7 @@ class BatchService:
         self._rows = rows
         self._concurrency = concurrency
         self._now = now
+        self._output = BatchFiles(store=files, state=rows.state, now=now)
         self._keeper = BatchKeeper(None)
         self._running = asyncio.Semaphore(limits.batches_running)
         self._batches: dict[str, BatchRecord] = {}
@@ -204,7 +203,7 @@ class BatchService:
                 if batch.reply.status == "cancelling":
                     end = "cancelled"  # the server had ended before it could be
                 else:
-                    if batch.reply.status != "in_progress":
+                    if batch.reply.status == "validating":
                         self._set(batch, "in_progress")
                     async with asyncio.timeout(batch.reply.expires_at - self._now()):
                         await self._answer_all(batch, lines)
@@ -231,7 +230,7 @@ class BatchService:
         self._keeper.note_reply(batch)
 
     def _fail(self, batch: BatchRecord, error: HeliumError) -> None:
-        self._set(batch, "failed", errors=BatchErrors(data=[_describe(error)]))
+        self._set(batch, "failed", errors=describe_error(error))
 
     async def _read(self, batch: BatchRecord) -> tuple[list[BatchLine], list[BatchError]]:
         content = await self._files.read(batch.tenant, batch.reply.input_file_id)
@@ -351,52 +350,13 @@ class BatchService:
         if end == "completed":
             self._set(batch, "finalizing")
         try:
-            files = await self._write_both(batch, failures, may_wait=may_wait)
+            output, errors = await self._output.write(batch, failures, may_wait=may_wait)
         except HeliumError as error:
             self._fail(batch, error)
         else:
-            output, errors = files
             status = "cancelled" if end == "shutting_down" else end
             self._set(batch, status, output_file_id=output, error_file_id=errors, errors=None)
         batch.answers, batch.failures = {}, {}
-
-    async def _write_both(
-        self, batch: BatchRecord, failures: Mapping[int, bytes], *, may_wait: bool
-    ) -> tuple[str | None, str | None]:
-        """The ids of both files; for want of room the batch says so in `errors` and waits.
-
-        Raises:
-            CapacityError: there is no room, and no more time to wait for it.
-        """
-        while True:
-            try:
-                output = await self._write(batch, "output", batch.answers)
-                return output, await self._write(batch, "error", failures)
-            except CapacityError as error:
-                is_late = self._now() >= batch.reply.expires_at
-                if not may_wait or is_late or self._rows.state.is_draining:
-                    raise
-                told = BatchErrors(data=[_describe(error)])
-                batch.reply = msgspec.structs.replace(batch.reply, errors=told)
-                await asyncio.sleep(ROOM_INTERVAL_S)
-
-    async def _write(self, batch: BatchRecord, what: str, lines: Mapping[int, bytes]) -> str | None:
-        if not lines:
-            return None
-        seed = hashlib.blake2b(f"{batch.reply.id} {what}".encode(), digest_size=12).digest()
-        file = await self._files.add(
-            batch.tenant,
-            b"\n".join(lines[index] for index in sorted(lines)) + b"\n",
-            filename=f"{batch.reply.id}_{what}.jsonl",
-            purpose="batch_output",
-            ttl_s=batch.output_ttl_s,
-            file_id=new_file_id(seed),  # written once more if the server dies meanwhile
-        )
-        return file.id
-
-
-def _describe(error: HeliumError) -> BatchError:
-    return BatchError(code=error.code, message=error.message, param=error.param)
 
 
 BATCHES = web.AppKey("batches", BatchService)
