@@ -213,7 +213,7 @@ async def test_cancelling_a_batch_cancels_its_run(serve):
         assert errors["slow"]["error"]["code"] == "batch_cancelled"
         await until(lambda: not generator.running)
         path = f"/v1/runs/{batch['runs'][0]}"
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (await served.get(path)).json()["state"] != "cancelled":
                 await asyncio.sleep(0.01)
 

@@ -55,7 +55,7 @@ async def interrupt(serve, folder, body=BACKGROUND, **config):
         answer = await served.post("/v1/runs", body, headers=headers)
         run = answer.json()
         assert (answer.status, run["durable"]) == (202, True)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while run["rows"]["finished"] < NUM_FREE:
                 run = (await served.get(f"/v1/runs/{run['id']}", headers=headers)).json()
                 await asyncio.sleep(0.005)

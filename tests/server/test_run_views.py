@@ -158,7 +158,7 @@ async def test_calls_are_told_while_they_go_on_and_afterwards(serve):
     generator, gate = gated()
     async with serve(generator) as served:
         run_id = (await served.post("/v1/runs", {**RUN, "background": True})).json()["id"]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(generator.running) < 8:
                 await asyncio.sleep(0.002)
         path = f"/v1/runs/{run_id}/timeline"
@@ -352,7 +352,7 @@ async def test_a_resumed_run_tells_rows_by_their_place_in_the_batch(serve, tmp_p
         body = {**RUN, "inputs": QUESTIONS[:2], "background": True}
         run_id = (await served.post("/v1/runs", body)).json()["id"]
         path = f"/v1/runs/{run_id}"
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not (await served.get(path)).json()["rows"]["finished"]:
                 await asyncio.sleep(0.005)
     async with serve(state_dir=tmp_path) as served:

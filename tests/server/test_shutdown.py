@@ -21,7 +21,7 @@ def gated():
 
 
 async def until_running(generator, count=1):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while len(generator.running) < count:
             await asyncio.sleep(0.005)
 
@@ -76,5 +76,5 @@ async def test_a_connection_that_comes_while_the_port_closes_is_closed_too(serve
         await served.server.close()
         gc.collect()
         with client, contextlib.suppress(ConnectionResetError):
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(30):
                 assert await loop.sock_recv(client, 1) == b""
