@@ -53,6 +53,9 @@ async def written(served, file_id):
     return {one["custom_id"]: one for one in lines}
 
 
+@pytest.mark.shows(
+    client="openai", endpoint="POST /v1/files, /v1/batches", what="from file to answers"
+)
 async def test_the_openai_client_runs_a_batch_from_file_to_answers(serve):
     async with (
         serve() as served,

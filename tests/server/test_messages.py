@@ -61,6 +61,7 @@ def events_of(answer):
     return events
 
 
+@pytest.mark.shows(client="anthropic", endpoint="POST /v1/messages", what="whole and stream")
 async def test_whole_and_streamed_answers_agree(serve, connect):
     async with serve(saying("Hello.")) as served:
         client = connect(served)
@@ -130,6 +131,7 @@ async def test_the_answer_goes_on_from_the_assistants_last_words(serve):
         assert prompt_of(served) == "user: Who are you?\nassistant: I am"
 
 
+@pytest.mark.shows(client="anthropic", endpoint="POST /v1/messages", what="stop sequences")
 async def test_a_stop_sequence_is_named_and_not_part_of_the_answer(serve, connect):
     async with serve(saying("one two three")) as served:
         answer = await create(connect(served), max_tokens=50, stop_sequences=["zzz", " thr"])
@@ -143,6 +145,7 @@ async def test_a_stop_sequence_is_named_and_not_part_of_the_answer(serve, connec
         assert '"stop_sequence":"one"' in whole.body.decode()
 
 
+@pytest.mark.shows(client="anthropic", endpoint="POST /v1/messages", what="ends for length")
 async def test_the_two_ends_for_length(serve, connect):
     async with serve(saying("x" * 5000)) as served:
         client = connect(served)
@@ -155,6 +158,7 @@ async def test_the_two_ends_for_length(serve, connect):
             await create(client, messages=[{"role": "user", "content": "y" * room}])
 
 
+@pytest.mark.shows(client="anthropic", endpoint="POST /v1/messages", what="sampling")
 async def test_sampling_parameters_arrive_and_the_rest_is_the_models(serve, connect):
     async with serve() as served:
         await create(connect(served), top_k=5, temperature=0.3)
@@ -163,6 +167,7 @@ async def test_sampling_parameters_arrive_and_the_rest_is_the_models(serve, conn
         assert sampling.max_tokens == 8
 
 
+@pytest.mark.shows(client="anthropic", endpoint="POST /v1/messages", what="usage")
 async def test_usage_parts_add_up_to_the_prompt(serve, connect):
     async with serve() as served:
         client = connect(served)
@@ -176,6 +181,7 @@ async def test_usage_parts_add_up_to_the_prompt(serve, connect):
         assert again.cache_creation_input_tokens == 0
 
 
+@pytest.mark.shows(client="anthropic", endpoint="POST /v1/messages", what="cache_control")
 async def test_cache_control_pins_the_prefix_and_a_second_use_holds_it_longer(serve, connect):
     async with serve() as served:
         client = connect(served)
@@ -268,6 +274,7 @@ async def test_what_is_wrong_is_named_in_anthropics_envelope(serve, case):
             assert error["request_id"] == answer.headers["request-id"]
 
 
+@pytest.mark.shows(client="anthropic", endpoint="POST /v1/messages", what="errors")
 async def test_errors_are_the_clients_own_classes(serve, connect):
     full = FakeGenerator(fail=lambda request, sent: CapacityError("full"))
     async with serve(full, api_keys=("right",)) as served:
@@ -285,6 +292,7 @@ async def test_errors_are_the_clients_own_classes(serve, connect):
             await create(client, stream=True)
 
 
+@pytest.mark.shows(client="anthropic", endpoint="POST /v1/messages", what="stream error")
 async def test_an_error_in_mid_stream_is_an_error_event(serve, connect):
     def fail(request, sent):
         return CapacityError("gone") if sent == 1 else None
@@ -295,6 +303,7 @@ async def test_an_error_in_mid_stream_is_an_error_event(serve, connect):
                 pass
 
 
+@pytest.mark.shows(client="anthropic", endpoint="POST /v1/messages", what="cancel")
 async def test_leaving_a_stream_cancels_the_request(serve, connect):
     async def slowly(request, num_sent):
         await asyncio.sleep(0.01)
@@ -308,6 +317,7 @@ async def test_leaving_a_stream_cancels_the_request(serve, connect):
         await until(lambda: bool(generator.cancelled))
 
 
+@pytest.mark.shows(client="anthropic", endpoint="POST /v1/messages", what="sync")
 async def test_the_sync_client(serve):
     def talk(url):
         with anthropic.Anthropic(base_url=url, api_key="none", max_retries=0) as client:

@@ -4,6 +4,7 @@ reads them."""
 import json
 
 import anthropic
+import pydantic
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -53,6 +54,7 @@ def without_ids(blocks):
     return [{k: v for k, v in block.items() if k != "id"} for block in blocks]
 
 
+@pytest.mark.shows(client="anthropic", endpoint="POST /v1/messages", what="tools, stream")
 async def test_calls_come_back_as_blocks_whole_and_streamed(serve, text):
     async with (
         serve(say(text, f"Let me see.\n{ROME}\n{TIME}")) as served,
@@ -144,6 +146,24 @@ async def test_a_call_that_was_cut_off_is_no_call(serve, text):
         answer = await served.post("/v1/messages", {**ASK, "max_tokens": len(ROME) - 25})
         assert answer.json()["content"] == []
         assert answer.json()["stop_reason"] == "max_tokens"
+
+
+@pytest.mark.shows(client="anthropic", endpoint="POST /v1/messages", what="parsed output")
+async def test_an_answer_is_parsed_into_a_model(serve, text):
+    class Report(pydantic.BaseModel):
+        city: str
+        degrees: int
+
+    async with (
+        serve(say(text, 'Sure! {"city": "Rome", "degrees": 21}')) as made,
+        serve(say(text, '{"city": "Rome", "degrees": 21}')) as told,
+    ):
+        for served in (made, told):
+            async with anthropic.AsyncAnthropic(base_url=served.url, api_key="none") as client:
+                plain = {**ASK, "tools": [], "max_tokens": 3000}
+                answer = await client.messages.parse(**plain, output_format=Report)
+                assert isinstance(answer.parsed_output, Report)
+        assert answer.parsed_output == Report(city="Rome", degrees=21)
 
 
 async def test_an_output_format_holds_the_answer(serve, text):

@@ -131,6 +131,7 @@ async def test_an_error_in_mid_stream_raises(serve, connect):
                 pass
 
 
+@pytest.mark.shows(client="openai", endpoint="GET /v1/models", what="list, one")
 async def test_models(serve, connect):
     async with serve() as served:
         client = connect(served)

@@ -47,6 +47,9 @@ async def test_it_is_ready_and_names_the_folder(served):
     assert (await served.get("/v1/models")).json()["data"][0]["id"] == "fake"
 
 
+@pytest.mark.shows(
+    client="openai", endpoint="POST /v1/chat/completions", what="logprobs, real engine"
+)
 async def test_whole_and_streamed_answers_agree_through_the_openai_client(served):
     async with openai.AsyncOpenAI(base_url=served.url + "/v1", api_key="none") as client:
         fields = {
@@ -164,6 +167,7 @@ async def test_a_plan_is_warmed_run_and_explained(served):
     await until_idle(served)
 
 
+@pytest.mark.shows(client="openai", endpoint="POST /v1/embeddings", what="vectors, errors")
 async def test_vectors_of_texts_through_the_openai_client(served):
     compiled = served.generator.statistics()[0].num_compiles_after_warmup
     async with openai.AsyncOpenAI(base_url=served.url + "/v1", api_key="none") as client:

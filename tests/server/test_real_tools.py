@@ -3,6 +3,7 @@
 import asyncio
 import json
 
+import anthropic
 import jsonschema
 import openai
 import pytest
@@ -107,6 +108,7 @@ async def test_with_a_free_choice_the_model_may_answer_in_words(served):
     assert free["usage"]["completion_tokens"] <= 12
 
 
+@pytest.mark.shows(client="openai", endpoint="POST /v1/chat/completions", what="schema")
 async def test_an_answer_meets_its_schema_through_the_openai_client(served):
     async with openai.AsyncOpenAI(base_url=served.url + "/v1", api_key="none") as client:
         wanted = {"type": "json_schema", "json_schema": {"name": "point", "schema": POINT}}
@@ -116,6 +118,49 @@ async def test_an_answer_meets_its_schema_through_the_openai_client(served):
         stream = await client.chat.completions.create(**ASK, response_format=wanted, stream=True)
         text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
         assert text == answer.choices[0].message.content
+
+
+@pytest.mark.shows(client="anthropic", endpoint="POST /v1/messages", what="tools, real engine")
+async def test_calls_meet_their_schemas_through_the_anthropic_client(served):
+    schema = SCHEMAS["weather"]
+    async with anthropic.AsyncAnthropic(base_url=served.url, api_key="none") as client:
+        fields = {
+            "model": "helium-tiny",
+            "messages": ASK["messages"],
+            "max_tokens": 64,
+            "tools": [{"name": "weather", "input_schema": schema}],
+            "tool_choice": {"type": "tool", "name": "weather"},
+            "extra_body": {"temperature": 0},
+        }
+        whole = await client.messages.create(**fields)
+        async with client.messages.stream(**fields) as stream:
+            streamed = await stream.get_final_message()
+    for answer in (whole, streamed):
+        (call,) = answer.content
+        jsonschema.validate(call.input, schema)
+        assert answer.stop_reason == "tool_use"
+    assert streamed.content[0].input == whole.content[0].input
+
+
+@pytest.mark.shows(client="openai", endpoint="POST /v1/responses", what="tools, real engine")
+async def test_calls_meet_their_schemas_through_the_responses_api(served):
+    async with openai.AsyncOpenAI(base_url=served.url + "/v1", api_key="none") as client:
+        fields = {
+            "model": "helium-tiny",
+            "input": ASK["messages"],
+            "temperature": 0,
+            "max_output_tokens": 64,
+            "tools": [{"type": "function", **TOOLS[0]["function"]}],
+            "tool_choice": "required",
+            "parallel_tool_calls": False,
+        }
+        whole = await client.responses.create(**fields)
+        stream = [event async for event in await client.responses.create(**fields, stream=True)]
+    for response in (whole, stream[-1].response):
+        (call,) = response.output
+        jsonschema.validate(json.loads(call.arguments), SCHEMAS["weather"])
+        assert sum(response.usage.helium.values()) == response.usage.input_tokens
+    assert stream[-1].response.output[0].arguments == whole.output[0].arguments
 
 
 async def test_held_and_free_answers_run_side_by_side_and_stay_what_they_were(served):
