@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from helium_jax.server.config import Limits
 from helium_jax.server.prompts import ROLES
 from helium_jax.server.reading import Findings
@@ -35,7 +37,7 @@ def check_input(
     turns = Turns(
         messages=[dict(message) for message in earlier],
         called={call["id"] for one in earlier for call in one.get("tool_calls", ())},
-        num_chars=sum(len(message["content"]) for message in earlier),
+        num_chars=sum(map(_count_chars, earlier)),
     )
     if body.input is None and not earlier:
         found.add("input", "is required; send a text or items, or a previous_response_id")
@@ -58,6 +60,11 @@ def check_input(
     if num_chars > limits.prompt_chars:
         found.add("input", f"makes {num_chars} characters; the limit is {limits.prompt_chars}")
     return turns
+
+
+def _count_chars(message: TemplateMessage) -> int:
+    calls = message.get("tool_calls", ())
+    return len(message["content"]) + sum(len(msgspec.json.encode(call)) for call in calls)
 
 
 def with_instructions(
