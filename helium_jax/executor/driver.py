@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import functools
+import itertools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
@@ -55,6 +56,7 @@ from helium_jax.types import GenerateRequest, TokenGrammar, WarmPrefix
 
 log = logging.getLogger(__name__)
 
+MAX_AT_ONCE = 8  # events that are handled before others on the loop have their turn
 MAX_ATTEMPTS = 10  # at an engine whose queue is full
 DEFAULT_OUTPUT = 256.0  # tokens of an answer about which nothing is known
 
@@ -117,10 +119,14 @@ class Driver:
             if self.warmer is not None:
                 # Begun first, so that it is in the engine's queue before any call.
                 self._start("warm", 0, self._warm(self.warmer))
-            while self.state.status is None:
+            for number in itertools.count(1):
                 event = await self.inbox.get()
                 self._note(event)
                 self._carry_out(self.state.handle(event))
+                if self.state.status is not None:
+                    break
+                if number % MAX_AT_ONCE == 0:  # a full inbox never waits: others go on, too
+                    await asyncio.sleep(0)
         finally:
             if self.state.status is None:
                 self._withdraw()
@@ -304,8 +310,11 @@ class Driver:
         if key is None or not self.options.single_flight:
             return await self._generate(submit)
         async with self.resources.claim(key) as claim:
-            if claim.output is not None:
-                return _served(submit.call, submit.token_ids, claim.output)
+            # Another one may have put it into the cache since this call was prepared.
+            output = claim.output or self.resources.put_meanwhile(key, self.options)
+            if output is not None:
+                claim.output = output
+                return _served(submit.call, submit.token_ids, output)
             event = await self._generate(submit)
             claim.output = CachedOutput(
                 text=event.text,

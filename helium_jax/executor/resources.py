@@ -58,6 +58,12 @@ class Resources:
             return None
         return self.output_cache.get(key)
 
+    def put_meanwhile(self, key: bytes, options: RunOptions) -> CachedOutput | None:
+        """The same for who has looked before; missing it again is not counted again."""
+        if self.output_cache is None or self.output_cache.peek(key) is None:
+            return None
+        return self.cached(key, options)
+
     def keep(self, key: bytes, output: CachedOutput) -> None:
         """Keeps an answer for later calls and runs."""
         if self.output_cache is not None:

@@ -56,7 +56,7 @@ def order_operators(
         branches: of the graph, where they were found already.
     """
     walk = _Walk(steps, placement, branches or find_branches(steps.graph))
-    while walk.missing:
+    while walk.frontier:
         if not walk.run_pass():
             walk.force()
     return walk.order
@@ -101,12 +101,18 @@ class _Walk:
             delay = steps.scale * node.output_tokens * node.repeats
             load.tail = max((delay + user.first + user.tail for user in behind), default=0.0)
         self.order: list[str] = []
-        self.missing = len(self._graph.nodes)
+        # What needs nothing that is missing, and when its rows can follow without a gap.
+        self.frontier: dict[str, float] = {}
+        self._num_missing = {node.name: len(node.needs) for node in self._graph.nodes}
+        for node in self._graph.nodes:
+            if not node.needs:
+                self.frontier[node.name] = 0.0
         self._weights: list[_Weight] = []
 
     def run_pass(self) -> bool:
         """Walks the tree once and emits what can start without waiting; whether there was any."""
-        before = self.missing
+        if not any(map(self._can_start, self.frontier)):
+            return False
         self._weigh()
         pending: list[int | str] = [0]  # branches and calls; the last one is looked at first
         while pending:
@@ -129,17 +135,12 @@ class _Walk:
             # Of equally weighty ones those that share more come first.
             entries.sort(key=lambda weighed: weighed[:3])
             pending += [entry for *_, entry in entries]
-        return self.missing < before
+        return True
 
     def force(self) -> None:
         """Emits the operator that can start first, and lets its workers wait for it."""
-        open_ = (
-            node.name
-            for node in self._graph.nodes
-            if self._loads[node.name].end is None and self._has_needs(node.name)
-        )
-        call = min(open_, key=lambda name: (self._ready(name), *self._rank(name)))
-        self._emit(call)
+        ready = self.frontier
+        self._emit(min(ready, key=lambda name: (ready[name], *self._rank(name))))
 
     def _weigh(self) -> None:
         """Weighs what is missing below every branch, as it is before this pass."""
@@ -154,15 +155,11 @@ class _Walk:
         self._weights = weights
 
     def _weight(self, call: str) -> "_Weight":
-        is_blocked = not self._has_needs(call)
+        is_blocked = self._num_missing[call] > 0
         return _Weight(urgency=self._loads[call].tail, minus_blocked=-int(is_blocked))
 
     def _rank(self, call: str) -> tuple[float, int]:
         return -self._loads[call].tail, self._graph.place[call]
-
-    def _has_needs(self, call: str) -> bool:
-        needs = self._graph.by_name[call].needs
-        return all(self._loads[need].end is not None for need in needs)
 
     def _ready(self, call: str) -> float:
         """When its rows can follow those of the operators that it needs without a gap."""
@@ -177,19 +174,24 @@ class _Walk:
         return ready
 
     def _can_start(self, call: str) -> bool:
+        if call not in self.frontier:
+            return False
         clock = max(self._clocks[worker] for worker in self._workers[call])
-        return self._has_needs(call) and self._ready(call) <= clock
+        return self.frontier[call] <= clock
 
     def _emit(self, call: str) -> None:
         load = self._loads[call]
         workers = self._workers[call]
-        start = max(self._ready(call), *(self._clocks[worker] for worker in workers))
+        start = max(self.frontier.pop(call), *(self._clocks[worker] for worker in workers))
         load.first_end = start + load.first
         load.end = start + load.total
         for worker in workers:
             self._clocks[worker] = load.end
         self.order.append(call)
-        self.missing -= 1
+        for user in self._graph.users[call]:
+            self._num_missing[user] -= 1
+            if not self._num_missing[user]:
+                self.frontier[user] = self._ready(user)
 
 
 def _load(steps: TokenSteps, place: int, num_workers: int) -> _Load:

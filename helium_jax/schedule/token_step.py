@@ -116,7 +116,8 @@ class TokenSteps:
 
     def shared(self, previous: int, call: int) -> float:
         """Leading prompt tokens that two calls have in common."""
-        (first, first_row), (second, second_row) = self._places[previous], self._places[call]
+        rows = self.graph.num_rows
+        (first, first_row), (second, second_row) = divmod(previous, rows), divmod(call, rows)
         common = self._pairs.get(first * len(self.graph.nodes) + second)
         if common is None:
             common = self._common_of(first, second)
