@@ -73,15 +73,6 @@ async def test_a_client_that_leaves_before_the_first_token_cancels_its_sequences
         assert b"helium:requests_cancelled_total 1.0" in answer.body
 
 
-async def test_a_client_that_leaves_in_mid_stream_cancels_its_sequence(serve):
-    generator = stuck_after(2)
-    async with serve(generator) as served, connect(served) as (reader, writer):
-        writer.write(http("/v1/completions", {**BODY, "stream": True, "min_tokens": 4}))
-        await reader.readuntil(b"data: ")
-        writer.close()
-        await eventually(lambda: len(generator.cancelled) == 1)
-
-
 async def test_a_client_that_does_not_read_is_dropped(serve, text):
     big = tuple(text.encode("x" * 3000, add_special_tokens=False))
     generator = FakeGenerator(reply=lambda request: big)
@@ -101,9 +92,22 @@ async def test_a_client_that_does_not_read_is_dropped(serve, text):
 
 STREAMS = [
     ("/v1/completions", {**BODY, "stream": True, "min_tokens": 4}),
+    ("/v1/chat/completions", {**CHAT, "stream": True}),
     ("/v1/messages", {**CHAT, "stream": True}),
+    ("/v1/responses", {"model": "fake", "input": "Hi", "stream": True}),
     ("/v1/runs", {"plan": DEBATE, "inputs": QUESTIONS, "stream": True}),
 ]
+
+
+@pytest.mark.parametrize(("path", "body"), STREAMS)
+async def test_a_client_that_leaves_in_mid_stream_cancels_what_it_asked_for(serve, path, body):
+    generator = stuck_after(2)
+    async with serve(generator) as served, connect(served) as (reader, writer):
+        writer.write(http(path, body))
+        await reader.readuntil(b"data: ")
+        await eventually(lambda: generator.running)
+        writer.close()
+        await eventually(lambda: generator.cancelled and not generator.running)
 
 
 @pytest.mark.parametrize(("path", "body"), STREAMS)

@@ -5,6 +5,7 @@ The engine is the real one on a tiny random model; its device is made to fail fr
 
 import asyncio
 import contextlib
+import json
 import threading
 from dataclasses import dataclass, field, replace
 
@@ -39,13 +40,15 @@ class Device:
     """How the engine's device behaves.
 
     Attributes:
-        goes: steps are only read while it is set.
+        goes: steps are only read while it is set,
+        num_free: but for so many.
         is_held: a step has come to where it waits for that.
         failures: what reading the next steps raises, in turn.
         num_damaged: of the next step, so many first rows have logits that are no numbers.
     """
 
     goes: threading.Event = field(default_factory=threading.Event)
+    num_free: int = 0
     is_held: bool = False
     failures: list[BaseException] = field(default_factory=list)
     num_damaged: int = 0
@@ -56,6 +59,9 @@ class Device:
 
         def collect_as_told(ticket):
             result = collect(ticket)
+            if not self.goes.is_set() and self.num_free:
+                self.num_free -= 1
+                return result
             self.is_held = not self.goes.is_set()
             self.goes.wait(20)
             if self.failures:
@@ -197,6 +203,26 @@ async def test_when_the_engine_dies_everybody_is_told_at_once(served, device, ca
     assert (late.status, late.error["code"]) == (503, "engine_dead")
     assert (await served.get("/health/live")).status == 200
     assert (await served.get("/metrics")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [(SystemExit("out of memory"), "engine_dead"), (RuntimeError("lost"), "internal_error")],
+    ids=["engine", "step"],
+)
+async def test_a_stream_under_way_is_told_what_failed(served, device, caplog, failure, code):
+    device.num_free = 5
+    device.goes.clear()
+    body = {"model": "fake", "prompt": "x", "stream": True, **ENDLESS}
+    async with served.session.post(f"{served.url}/v1/completions", json=body) as response:
+        came = await response.content.readuntil(b"\n\n")
+        assert b'"error"' not in came
+        await until(lambda: device.is_held)
+        device.failures.append(failure)
+        device.goes.set()
+        *_, last, end = (came + await response.content.read()).split(b"\n\n")
+    assert end == b""
+    assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == code
 
 
 async def test_a_step_that_hangs_lets_ready_fall_until_it_ends(served, device):
