@@ -1,7 +1,7 @@
 """A byte-level text bundle: ids below 256 are the bytes of UTF-8, the others mark roles."""
 
 import codecs
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from helium_jax.text.grammar import GrammarCache, Vocabulary
 from helium_jax.text.grammar_spec import GrammarSpec
@@ -87,17 +87,28 @@ class FakeText:
         return bytes([token_id]) if token_id < 256 else b""
 
     def detokenizer(
-        self, stop: Sequence[str] = (), *, include_stop: bool = False
+        self,
+        stop: Sequence[str] = (),
+        *,
+        include_stop: bool = False,
+        shown: Collection[int] = (),
     ) -> "FakeDetokenizer":
-        """A new detokenizer for one answer."""
-        return FakeDetokenizer(stop, include_stop=include_stop)
+        """A new detokenizer for one answer; of the marks those that are `shown` give their names."""
+        return FakeDetokenizer(stop, include_stop=include_stop, shown=shown)
 
 
 class FakeDetokenizer:
     """Bytes to text, as late as needed: nothing after the first stop string ever comes out."""
 
-    def __init__(self, stop: Sequence[str] = (), *, include_stop: bool = False) -> None:
+    def __init__(
+        self,
+        stop: Sequence[str] = (),
+        *,
+        include_stop: bool = False,
+        shown: Collection[int] = (),
+    ) -> None:
         self._stop = tuple(stop)
+        self._names = {mark: name for mark, name in _MARKS.items() if mark in shown}
         self._include_stop = include_stop
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
@@ -112,7 +123,8 @@ class FakeDetokenizer:
         """The text that is certain now; ids that are no bytes have no text."""
         if self.is_stopped:
             return ""
-        self._held += self._decoder.decode(bytes(i for i in token_ids if i < 256))
+        spelled = (bytes([i]) if i < 256 else self._names.get(i, b"") for i in token_ids)
+        self._held += self._decoder.decode(b"".join(spelled))
         found = [(start, stop) for stop in self._stop if (start := self._held.find(stop)) >= 0]
         if found:
             start, stop = min(found)
