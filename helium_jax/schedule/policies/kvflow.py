@@ -86,7 +86,7 @@ class _KVFlow:
                     call_id=call.call_id,
                     priority=call.priority,
                     worker=workers[next(self._turns) % len(workers)] if workers else None,
-                    planned_next_use=self._next_in_row.get(call.operator, FAR),
+                    planned_next_use=_told_as(self._next_in_row.get(call.operator, FAR)),
                 )
             )
         return releases
@@ -97,7 +97,7 @@ class _KVFlow:
         steps = self._steps_to_execution()
         changed = {role for role in self._prefixes if self._told.get(role) != steps[role]}
         uses = [
-            PrefixUse(token_ids=self._prefixes[role], next_use=steps[role])
+            PrefixUse(token_ids=self._prefixes[role], next_use=_told_as(steps[role]))
             for role in sorted(changed | self._to_tell)
         ]
         self._told.update({role: steps[role] for role in self._prefixes})
@@ -123,6 +123,12 @@ class _KVFlow:
                 steps[node.name] = 1 + max(waits, default=0)
             of_role[node.role] = min(of_role.get(node.role, FAR), steps[node.name])
         return of_role
+
+
+def _told_as(steps: int) -> int | None:
+    """What KV stores hear: of what is far, that nothing needs it, so that it goes first, and so
+    that nothing is left of a run when it is over."""
+    return None if steps == FAR else steps
 
 
 def _static_tokens(node: CallNode) -> int:
