@@ -93,7 +93,7 @@ class FakeText:
         include_stop: bool = False,
         shown: Collection[int] = (),
     ) -> "FakeDetokenizer":
-        """A new detokenizer for one answer; of the marks those that are `shown` give their names."""
+        """A new detokenizer for one answer; marks that are `shown` give their names."""
         return FakeDetokenizer(stop, include_stop=include_stop, shown=shown)
 
 
