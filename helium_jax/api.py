@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import threading
 import uuid
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from helium_jax.builtin import TINY_NAME
 from helium_jax.config import EngineConfig
@@ -30,6 +31,7 @@ from helium_jax.types import (
     Usage,
 )
 
+P = ParamSpec("P")
 T = TypeVar("T")
 Prompt = str | Sequence[int]
 Messages = Sequence[Mapping[str, Any]]
@@ -306,6 +308,30 @@ async def open_lm(
         yield AsyncLM(runtime, session)
 
 
+def _waiting(
+    method: Callable[Concatenate[AsyncLM, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate["LM", P], T]:
+    """The method of an LM that waits for what an AsyncLM's gives; with its signature and text."""
+
+    @functools.wraps(method)
+    def wait(self: "LM", *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._wait(method(self._lm, *args, **kwargs))
+
+    return wait
+
+
+def _iterating(
+    method: Callable[Concatenate[AsyncLM, P], AsyncIterator[str]],
+) -> Callable[Concatenate["LM", P], Iterator[str]]:
+    """The same for one that gives texts as they come."""
+
+    @functools.wraps(method)
+    def iterate(self: "LM", *args: P.args, **kwargs: P.kwargs) -> Iterator[str]:
+        return self._iterate(method(self._lm, *args, **kwargs))
+
+    return iterate
+
+
 class LM:
     """A model for programs without an event loop; made by `load`; a context manager.
 
@@ -349,9 +375,14 @@ class LM:
         """See `AsyncLM.statistics`."""
         return self._lm.statistics()
 
-    def generate(self, prompt: Prompt, *, stop: Sequence[str] = (), **sampling: Any) -> Answer:
-        """See `AsyncLM.generate`."""
-        return self._wait(self._lm.generate(prompt, stop=stop, **sampling))
+    generate = _waiting(AsyncLM.generate)
+    chat = _waiting(AsyncLM.chat)
+    stream = _iterating(AsyncLM.stream)
+    stream_chat = _iterating(AsyncLM.stream_chat)
+    run = _waiting(AsyncLM.run)
+    run_together = _waiting(AsyncLM.run_together)
+    explain = _waiting(AsyncLM.explain)
+    analyze = _waiting(AsyncLM.analyze)
 
     def generate_batch(
         self, prompts: Sequence[Prompt], *, stop: Sequence[str] = (), **sampling: Any
@@ -363,59 +394,6 @@ class LM:
             return list(await asyncio.gather(*calls))
 
         return self._wait(gather())
-
-    def chat(self, messages: Messages, *, stop: Sequence[str] = (), **sampling: Any) -> Answer:
-        """See `AsyncLM.chat`."""
-        return self._wait(self._lm.chat(messages, stop=stop, **sampling))
-
-    def stream(self, prompt: Prompt, *, stop: Sequence[str] = (), **sampling: Any) -> Iterator[str]:
-        """See `AsyncLM.stream`."""
-        return self._iterate(self._lm.stream(prompt, stop=stop, **sampling))
-
-    def stream_chat(
-        self, messages: Messages, *, stop: Sequence[str] = (), **sampling: Any
-    ) -> Iterator[str]:
-        """See `AsyncLM.stream_chat`."""
-        return self._iterate(self._lm.stream_chat(messages, stop=stop, **sampling))
-
-    def run(
-        self,
-        plan: Plan | str | Path,
-        rows: Sequence[Mapping[str, object]],
-        *,
-        params: Mapping[str, Value] | None = None,
-        options: RunOptions = _DEFAULT_RUN,
-    ) -> RunResult:
-        """See `AsyncLM.run`."""
-        return self._wait(self._lm.run(plan, rows, params=params, options=options))
-
-    def run_together(
-        self, submissions: Sequence[Submitted], *, options: RunOptions = _DEFAULT_RUN
-    ) -> list[RunResult]:
-        """See `AsyncLM.run_together`."""
-        return self._wait(self._lm.run_together(submissions, options=options))
-
-    def explain(
-        self,
-        plan: Plan | str | Path,
-        rows: Sequence[Mapping[str, object]],
-        *,
-        params: Mapping[str, Value] | None = None,
-        options: RunOptions = _DEFAULT_RUN,
-    ) -> Report:
-        """See `AsyncLM.explain`."""
-        return self._wait(self._lm.explain(plan, rows, params=params, options=options))
-
-    def analyze(
-        self,
-        plan: Plan | str | Path,
-        rows: Sequence[Mapping[str, object]],
-        *,
-        params: Mapping[str, Value] | None = None,
-        options: RunOptions = _DEFAULT_RUN,
-    ) -> Report:
-        """See `AsyncLM.analyze`."""
-        return self._wait(self._lm.analyze(plan, rows, params=params, options=options))
 
     def close(self) -> None:
         """Ends the engine and its threads; calling it again does nothing."""
