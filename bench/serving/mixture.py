@@ -65,6 +65,10 @@ class Mixture:
             ("chat", 6, self._chat),
             ("stream", 6, self._stream),
             ("structured", 2, self._structured),
+            ("message", 1, self._message),
+            ("response", 1, self._respond),
+            ("embedding", 1, self._embed),
+            ("batch", 1, self._batch),
             ("plan", 3, self._run_plan),
             ("background run", 2, self._run_in_background),
             ("leaves the queue", 3, self._leave_early),
@@ -121,6 +125,55 @@ class Mixture:
         form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
         body = {**self._chat_body(), "response_format": form}
         await self._post(tally, "/v1/chat/completions", body, {200, 429})
+
+    async def _message(self, tally: Tally) -> None:
+        body = {"model": self._model, "max_tokens": 8, "messages": self._messages()[1:]}
+        await self._post(tally, "/v1/messages", body, {200, 429})
+
+    async def _respond(self, tally: Tally) -> None:
+        """A response, one that goes on from it, and the first forgotten."""
+        body = {"model": self._model, "max_output_tokens": 8, "input": self._text(9)}
+        first = await self._post(tally, "/v1/responses", body, {200, 429})
+        if first is None or "id" not in first:
+            return
+        body = {**body, "previous_response_id": first["id"]}
+        await self._post(tally, "/v1/responses", body, {200, 429})
+        async with self._session.delete(f"/v1/responses/{first['id']}") as answer:
+            tally.statuses[str(answer.status)] += 1
+
+    async def _embed(self, tally: Tally) -> None:
+        body = {"model": self._model, "input": [self._text(3), self._text(9)]}
+        await self._post(tally, "/v1/embeddings", body, {200, 429})
+
+    async def _batch(self, tally: Tally) -> None:
+        """A file of three requests; its output when the batch is done, and both files deleted."""
+        url = "/v1/chat/completions"
+        lines = [
+            {"custom_id": str(i), "method": "POST", "url": url, "body": self._chat_body()}
+            for i in range(3)
+        ]
+        form = aiohttp.FormData({"purpose": "batch"})
+        form.add_field("file", "\n".join(map(json.dumps, lines)), filename="batch.jsonl")
+        async with self._session.post("/v1/files", data=form) as response:
+            file = await response.json()
+            tally.statuses[str(response.status)] += 1
+        body = {"input_file_id": file.get("id"), "endpoint": url, "completion_window": "24h"}
+        batch = await self._post(tally, "/v1/batches", body, {200, 429})
+        while batch is not None and batch.get("status") in (
+            "validating",
+            "in_progress",
+            "finalizing",
+        ):
+            await asyncio.sleep(0.05)
+            async with self._session.get(f"/v1/batches/{batch['id']}") as response:
+                batch = await response.json()
+        output = (batch or {}).get("output_file_id")
+        if batch is not None and "id" in batch and output is None:
+            self._note(tally, f"a batch without output: {batch}")
+        for one in (file.get("id"), output):
+            if one is not None:
+                async with self._session.delete(f"/v1/files/{one}") as answer:
+                    tally.statuses[str(answer.status)] += 1
 
     async def _run_plan(self, tally: Tally) -> None:
         await self._post(tally, "/v1/runs", self._run_body(), {200, 429})
@@ -199,14 +252,17 @@ class Mixture:
     def _chat_body(self) -> dict[str, Any]:
         return {
             "model": self._model,
-            "messages": [
-                {"role": "system", "content": "You are brief and kind to everybody."},
-                {"role": "user", "content": self._text(self._draws.randint(1, 30))},
-            ],
+            "messages": self._messages(),
             "max_tokens": self._draws.randint(1, 16),
             "temperature": self._draws.choice((0, 0.8)),
             "n": self._draws.choice((1, 1, 1, 3)),
         }
+
+    def _messages(self) -> list[dict[str, str]]:
+        return [
+            {"role": "system", "content": "You are brief and kind to everybody."},
+            {"role": "user", "content": self._text(self._draws.randint(1, 30))},
+        ]
 
     def _completion_body(self) -> dict[str, Any]:
         return {"model": self._model, "prompt": self._text(self._draws.randint(1, 60))}
