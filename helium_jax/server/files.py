@@ -14,7 +14,7 @@ from helium_jax.server.config import Limits
 from helium_jax.server.errors import BodyTimeoutError, MediaTypeError, TooLargeError
 from helium_jax.server.file_bodies import FileList, FileReply
 from helium_jax.server.file_store import FILES, StoredFile
-from helium_jax.server.paging import page_of
+from helium_jax.server.paging import in_order, page_of
 from helium_jax.server.plan_replies import DeletedReply
 from helium_jax.server.plans import json_response
 from helium_jax.server.state import CONFIG, TENANT
@@ -64,15 +64,10 @@ async def post_file(request: web.Request) -> web.Response:
 
 async def get_files(request: web.Request) -> web.Response:
     """A key's files, the latest first."""
-    order = request.query.get("order", "desc")
-    if order not in ("asc", "desc"):
-        raise RequestError("order must be asc or desc", param="order")
-    files = request.app[FILES].of_key(request[TENANT])
+    files = in_order(request, request.app[FILES].of_key(request[TENANT]))
     purpose = request.query.get("purpose")
     if purpose is not None:
         files = [file for file in files if file.purpose == purpose]
-    if order == "desc":
-        files.reverse()
     page, has_more = page_of(request, files, default_limit=10_000)
     return json_response(
         FileList(

@@ -18,6 +18,18 @@ class _HasId(Protocol):
 Item = TypeVar("Item", bound=_HasId)
 
 
+def in_order(request: web.Request, items: Sequence[Item]) -> list[Item]:
+    """The items, oldest first as they come, in the order that a query asks for: "desc" if none.
+
+    Raises:
+        RequestError: the order is no such word.
+    """
+    order = request.query.get("order", "desc")
+    if order not in ("asc", "desc"):
+        raise RequestError("order must be asc or desc", param="order")
+    return list(items) if order == "asc" else list(reversed(items))
+
+
 def page_of(
     request: web.Request, items: Sequence[Item], *, default_limit: int
 ) -> tuple[list[Item], bool]:

@@ -13,16 +13,23 @@ from helium_jax.server.admission import working
 from helium_jax.server.answering import Job, answer
 from helium_jax.server.formats import Heading
 from helium_jax.server.jobs import make_heading, make_requests
+from helium_jax.server.paging import in_order, page_of
 from helium_jax.server.plan_replies import DeletedReply
 from helium_jax.server.plans import json_response
 from helium_jax.server.prompts import check_fits
 from helium_jax.server.receive import receive_object
 from helium_jax.server.response_format import compile_answer
 from helium_jax.server.responses_format import ResponsesFormat, ResponsesWire
+from helium_jax.server.responses_listing import list_items
 from helium_jax.server.responses_prompt import with_instructions
-from helium_jax.server.responses_replies import InputTokens, OutputMessage, ResponseReply
+from helium_jax.server.responses_replies import (
+    InputItemList,
+    InputTokens,
+    OutputMessage,
+    ResponseReply,
+)
 from helium_jax.server.responses_request import AskedResponse, read_response
-from helium_jax.server.responses_shelf import RESPONSES
+from helium_jax.server.responses_shelf import RESPONSES, KeptResponse
 from helium_jax.server.sampling import stop_strings
 from helium_jax.server.state import RUNTIME, TENANT, Asking
 from helium_jax.server.tool_calls import read_arguments
@@ -56,13 +63,32 @@ async def get_response(request: web.Request) -> web.Response:
             code="unsupported_parameter",
             param="stream",
         )
-    kept = request.app[RESPONSES].get(
+    return web.Response(body=_find(request).reply, content_type="application/json")
+
+
+async def get_input_items(request: web.Request) -> web.Response:
+    """What a response went on from, the latest first."""
+    kept = _find(request)
+    messages = kept.read_messages()[: kept.num_inputs]
+    items = in_order(request, list_items(messages, request.match_info["response_id"]))
+    page, has_more = page_of(request, items, default_limit=20)
+    return json_response(
+        InputItemList(
+            data=page,
+            has_more=has_more,
+            first_id=page[0].id if page else None,
+            last_id=page[-1].id if page else None,
+        )
+    )
+
+
+def _find(request: web.Request) -> KeptResponse:
+    return request.app[RESPONSES].get(
         request[TENANT],
         request.match_info["response_id"],
         param="response_id",
         code="response_not_found",
     )
-    return web.Response(body=kept.reply, content_type="application/json")
 
 
 async def delete_response(request: web.Request) -> web.Response:
@@ -166,10 +192,11 @@ def _keep(asking: Asking, messages: list[TemplateMessage], reply: ResponseReply)
     if not reply.store:
         return
     turns = Turns(messages=[*messages])
+    num_inputs = len(messages)
     for item in reply.output:
         if isinstance(item, OutputMessage):
             turns.add_message("assistant", "".join(part.text for part in item.content))
         else:
             arguments = read_arguments(item.arguments)
             turns.add_call(item.call_id, item.name, arguments, num_chars=len(item.arguments))
-    asking.app[RESPONSES].put(asking[TENANT], reply, turns.messages)
+    asking.app[RESPONSES].put(asking[TENANT], reply, turns.messages, num_inputs=num_inputs)

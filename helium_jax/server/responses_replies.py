@@ -62,6 +62,43 @@ class FunctionCall(Struct, kw_only=True, frozen=True, tag_field="type", tag="fun
 OutputItem = OutputMessage | FunctionCall
 
 
+class InputText(Struct, kw_only=True, frozen=True, tag_field="type", tag="input_text"):
+    """Text of the user or the system."""
+
+    text: str
+
+
+class InputMessage(Struct, kw_only=True, frozen=True, tag_field="type", tag="message"):
+    """What somebody said before the response."""
+
+    id: str
+    role: str
+    content: list[InputText | OutputText]
+    status: str = "completed"
+
+
+class CallOutput(Struct, kw_only=True, frozen=True, tag_field="type", tag="function_call_output"):
+    """What a call gave."""
+
+    id: str
+    call_id: str
+    output: str
+    status: str = "completed"
+
+
+InputItem = InputMessage | FunctionCall | CallOutput
+
+
+class InputItemList(Struct, kw_only=True, frozen=True):
+    """Answer of GET /v1/responses/{id}/input_items; the instructions are no item."""
+
+    data: list[InputItem]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+    object: str = "list"
+
+
 class IncompleteDetails(Struct, kw_only=True, frozen=True):
     """Why a response is incomplete."""
 

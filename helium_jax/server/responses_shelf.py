@@ -19,10 +19,12 @@ class KeptResponse:
     Attributes:
         reply: as it was told, encoded.
         messages: the conversation up to its end without instructions, encoded.
+        num_inputs: of the messages, those that came before the response.
     """
 
     reply: bytes
     messages: bytes
+    num_inputs: int
 
     @property
     def num_bytes(self) -> int:
@@ -49,10 +51,19 @@ class ResponseShelf:
         self._max_bytes = max_bytes
         self._keys: dict[str, _OfKey] = {}
 
-    def put(self, tenant: str, reply: ResponseReply, messages: list[TemplateMessage]) -> None:
-        """Keeps a response and the conversation up to its end."""
+    def put(
+        self,
+        tenant: str,
+        reply: ResponseReply,
+        messages: list[TemplateMessage],
+        *,
+        num_inputs: int,
+    ) -> None:
+        """Keeps a response and the conversation up to its end; see KeptResponse."""
         kept = KeptResponse(
-            reply=msgspec.json.encode(reply), messages=msgspec.json.encode(messages)
+            reply=msgspec.json.encode(reply),
+            messages=msgspec.json.encode(messages),
+            num_inputs=num_inputs,
         )
         own = self._keys.setdefault(tenant, _OfKey())
         own.responses[reply.id] = kept

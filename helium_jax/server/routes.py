@@ -78,7 +78,12 @@ from helium_jax.server.replies import (
     TokenizeReply,
 )
 from helium_jax.server.responses_bodies import ResponseBody
-from helium_jax.server.responses_replies import InputTokens, ResponseEvent, ResponseReply
+from helium_jax.server.responses_replies import (
+    InputItemList,
+    InputTokens,
+    ResponseEvent,
+    ResponseReply,
+)
 from helium_jax.server.state import RUNTIME
 from helium_jax.server.view_replies import (
     CacheMapReply,
@@ -199,6 +204,12 @@ ROUTES = (
         "A response that was kept",
         responses.get_response,
         reply=ResponseReply,
+    ),
+    _get(
+        "/v1/responses/{response_id}/input_items",
+        "What a response went on from",
+        responses.get_input_items,
+        reply=InputItemList,
     ),
     _delete("/v1/responses/{response_id}", "Forget a response", responses.delete_response),
     _post(

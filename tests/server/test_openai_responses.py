@@ -251,6 +251,33 @@ async def test_logprobs(serve, text):
         assert seen(stream[-1].response) == seen(whole)
 
 
+@pytest.mark.shows(client="openai", endpoint="GET /v1/responses/{id}/input_items", what="list")
+async def test_the_items_of_the_input_are_listed_and_can_be_sent_again(serve, text):
+    generator = say(text, CALL, "It is mild.")
+    async with serve(generator) as served, connect(served) as client:
+        asked = await client.responses.create(**ASK, tools=[TOOL], instructions="Be brief.")
+        (call,) = asked.output
+        output = {"type": "function_call_output", "call_id": call.call_id, "output": "21 degrees"}
+        after = await client.responses.create(
+            **{**ASK, "input": [output]}, tools=[TOOL], previous_response_id=asked.id
+        )
+        listed = client.responses.input_items.list(after.id, order="asc", limit=2)
+        items = [item async for item in await listed]
+        assert [item.type for item in items] == [
+            "message",
+            "function_call",
+            "function_call_output",
+        ]
+        assert items[0].content[0].text == ASK["input"]
+        assert (items[1].call_id, items[1].arguments) == (call.call_id, call.arguments)
+        assert items[2].output == "21 degrees"
+        backwards = [item async for item in await client.responses.input_items.list(after.id)]
+        assert backwards == items[::-1]
+        used = generator.requests[-1].token_ids
+        await client.responses.create(**{**ASK, "input": items}, tools=[TOOL])
+        assert generator.requests[-1].token_ids == used
+
+
 @pytest.mark.shows(client="openai", endpoint="POST /v1/responses/input_tokens", what="count")
 async def test_tokens_are_counted_as_they_will_be_used(serve, text):
     asked = {key: ASK[key] for key in ("model", "input")}

@@ -105,6 +105,7 @@ async def test_what_is_not_stored_or_deleted_is_not_found(serve):
         assert deleted.json() == {"id": stored["id"], "object": "response", "deleted": True}
         for method in ("GET", "DELETE"):
             assert (await served.ask(method, f"{PATH}/{stored['id']}")).status == 404
+        assert (await served.get(f"{PATH}/{stored['id']}/input_items")).status == 404
         for gone in (stored, unstored):
             answer = await served.post(PATH, {**ASK, "previous_response_id": gone["id"]})
             assert (answer.status, answer.error["param"]) == (404, "previous_response_id")
@@ -302,7 +303,7 @@ def test_the_shelf_holds_its_bounds_and_forgets_the_least_used(steps):
         name = next((one for i, one in enumerate(own) if i == which), "none")
         if verb == "put":
             messages = [{"role": "user", "content": "x" * size}]
-            shelf.put(key, reply(f"r{number}"), messages)
+            shelf.put(key, reply(f"r{number}"), messages, num_inputs=1)
             kept = shelf.get(key, f"r{number}", param="p", code="c")
             assert kept.read_messages() == messages
             own[f"r{number}"] = kept.num_bytes
