@@ -17,6 +17,7 @@ from helium_jax.plan.nodes import Chat, Completion, Function, Input, Lambda, Out
 from helium_jax.plan.references import body_order, own_references, references
 from helium_jax.plan.rewriting import Rewriting
 from helium_jax.plan.signature import Signature, bound_signature, sign
+from helium_jax.plan.table import html_table
 from helium_jax.plan.writing import VERSION, write_input, write_limits, write_op, write_param
 
 MAX_SHOWN = 6  # names of one kind
@@ -66,6 +67,10 @@ class Plan:
             if names:
                 facts.append(f"{kind}={names if len(names) <= MAX_SHOWN else len(names)}")
         return f"<Plan {self.name!r}: {', '.join(facts)}>"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        return html_table(self)
 
     @cached_property
     def all_ops(self) -> tuple[Op, ...]:
