@@ -132,7 +132,9 @@ async def prepare_line(
     job, form = await check()
     row = None
     if kind is not None:
-        row = read_row(line.body, job, _format_of(kind, line.body))
+        has_format = job.requests[0].grammar is not None
+    wanted = _format_of(ChatBody if is_chat else CompletionBody, line.body) if has_format else None
+    row = read_row(line.body, job, wanted)
     if row is not None:
 
         async def run_anew() -> Any:
