@@ -133,8 +133,7 @@ async def prepare_line(
     row = None
     if kind is not None:
         has_format = job.requests[0].grammar is not None
-    wanted = _format_of(ChatBody if is_chat else CompletionBody, line.body) if has_format else None
-    row = read_row(line.body, job, wanted)
+        row = read_row(line.body, job, _format_of(kind, line.body) if has_format else None)
     if row is not None:
 
         async def run_anew() -> Any:
