@@ -1,10 +1,11 @@
 """Compiles every kernel and whole steps for chips that are not here; one line per program and chip.
 
 `python tools/aot_check.py` compares with tools/aot_baseline.json and exits with 1 when a program
-does not compile, spills registers, exceeds a chip's shared memory, copies the pool, needs more than
-the baseline says, or is not in it; `--record` writes the baseline anew. The numbers of another jax
-are not compared. Chips whose compiler is not installed are skipped and say so. It needs neither GPU
-nor TPU, and reads nothing from the network.
+does not compile, spills registers, exceeds a chip's shared memory, copies the pool, or needs more
+than the baseline says; `--record` writes the baseline anew. `--small` compiles what a change must
+pass, all of which the baseline must have. The numbers of another jax are not compared. Chips whose
+compiler is not installed are skipped and say so. It needs neither GPU nor TPU, and reads nothing
+from the network.
 """
 
 import argparse
@@ -159,7 +160,7 @@ def check(
     program: "Compilable",
     baseline: dict[str, Any] | None,
 ) -> tuple[Measured | None, bool]:
-    """Compiles one program for one chip and prints its line; None is a baseline without it."""
+    """Compiles one program for one chip and prints its line; None for a baseline that lacks it."""
     chip = CHIPS[chip_name]
     started = time.monotonic()
     measured, faults = None, []
@@ -224,8 +225,8 @@ def main() -> int:
             if arguments.small and not is_small(name, program.implementation):
                 continue
             key = f"{chip_name} {name}"
-            is_new_allowed = arguments.record or not is_comparable
-            baseline = before.get(key, {} if is_new_allowed else None)
+            is_needed = arguments.small and is_comparable and not arguments.record
+            baseline = before.get(key, None if is_needed else {})
             measured, good = check(name, chip_name, devices, program, baseline)
             is_well &= good
             num_checked += 1
