@@ -39,9 +39,9 @@ async def send_events(
     async with ending_in_words(request, stream):
         while True:
             is_final = record.is_final
-            for event in record.events.after(place):
-                await stream.send_event(event.id, event.type, event.data)
-                place = event.place
+            events = record.events.after(place)
+            await stream.send_events((event.id, event.type, event.data) for event in events)
+            place = events[-1].place if events else place
             if is_final:
                 await stream.end()
                 break

@@ -19,11 +19,10 @@ from helium_jax.server.reading import Findings
 from helium_jax.server.receive import finish_reading, parse_body, receive_object
 from helium_jax.server.run_record import RunRecord
 from helium_jax.server.run_stream import find_run, send_events
-from helium_jax.server.sse import write_in_time
-from helium_jax.server.state import CONFIG, REQUEST_ID, RUNS, TENANT
+from helium_jax.server.state import CONFIG, RUNS, TENANT
+from helium_jax.server.writing import send_parts
 
 MAX_PROMISE_CHARS = 255
-CHUNK_BYTES = 64 * 1024
 
 
 async def post_run(request: web.Request) -> web.StreamResponse:
@@ -79,22 +78,8 @@ async def get_outputs(request: web.Request) -> web.StreamResponse:
     """The rows that are finished, one JSON object a line, in the order of the batch."""
     record = find_run(request)
     rows = [record.rows[row] for row in sorted(record.rows)]
-    response = web.StreamResponse(
-        headers={
-            "Content-Type": "application/jsonl; charset=utf-8",
-            "x-request-id": request[REQUEST_ID],
-        }
-    )
-    await response.prepare(request)
-    chunk = bytearray()
-    for row in rows:
-        chunk += row + b"\n"
-        if len(chunk) >= CHUNK_BYTES:
-            await write_in_time(request, response, chunk)
-            chunk = bytearray()
-    await write_in_time(request, response, chunk)
-    await response.write_eof()
-    return response
+    headers = {"Content-Type": "application/jsonl; charset=utf-8"}
+    return await send_parts(request, (row + b"\n" for row in rows), headers)
 
 
 async def post_cancel(request: web.Request) -> web.Response:

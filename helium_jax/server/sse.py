@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Protocol
 
 import msgspec
@@ -11,11 +11,11 @@ from aiohttp import web
 from helium_jax.errors import HeliumError
 from helium_jax.server.errors import envelope
 from helium_jax.server.middleware import shutting_down
-from helium_jax.server.state import CONFIG, REQUEST_ID, STATE
+from helium_jax.server.state import REQUEST_ID, STATE
+from helium_jax.server.writing import CHUNK_BYTES, write_in_time
 
 PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
-SMALL_BYTES = 16 * 1024  # fits into a transport's empty buffer
 
 
 class Wire(Protocol):
@@ -76,10 +76,20 @@ class EventStream:
         """Sends one event; `value` is a msgspec type or plain JSON."""
         await self._write(b"data: " + msgspec.json.encode(value) + b"\n\n")
 
-    async def send_event(self, event_id: str, type_: str, data: bytes) -> None:
-        """Sends one event under a name and an id that a client may come back with."""
-        head = f"id: {event_id}\nevent: {type_}\ndata: ".encode()
-        await self._write(head + data + b"\n\n")
+    async def send_events(self, events: Iterable[tuple[str, str, bytes]]) -> None:
+        """Sends events under their ids, which a client may come back with, names and data.
+
+        What is there at once is written together, and the event loop turns in between.
+        """
+        together = bytearray()
+        for event_id, type_, data in events:
+            together += f"id: {event_id}\nevent: {type_}\ndata: ".encode() + data + b"\n\n"
+            if len(together) >= CHUNK_BYTES:
+                await self._write(together)
+                await asyncio.sleep(0)
+                together = bytearray()
+        if together:
+            await self._write(together)
 
     async def send_named(self, type_: str, value: object) -> None:
         """Sends one event under a name; `value` as in `send`."""
@@ -103,7 +113,7 @@ class EventStream:
         await self.send(envelope(error))
         await self.response.write_eof()
 
-    async def _write(self, data: bytes) -> None:
+    async def _write(self, data: bytes | bytearray) -> None:
         if not self.response.prepared:
             await self.response.prepare(self._request)
         await write_in_time(self._request, self.response, data)
@@ -129,24 +139,3 @@ async def ending_in_words(request: web.Request, stream: Wire) -> AsyncIterator[N
             raise
         task.uncancel()
         await stream.fail(shutting_down())
-
-
-async def write_in_time(
-    request: web.Request, response: web.StreamResponse, data: bytes | bytearray
-) -> None:
-    """Writes a part of an answer; a client that does not take it is dropped.
-
-    Raises:
-        ConnectionResetError: the client is gone, by itself or just now.
-    """
-    transport = request.transport
-    if transport is not None and not transport.get_write_buffer_size() and len(data) < SMALL_BYTES:
-        await response.write(data)  # there is room: a timer for every token would be a waste
-        return
-    try:
-        async with asyncio.timeout(request.app[CONFIG].write_timeout_s):
-            await response.write(data)
-    except TimeoutError:
-        if request.transport is not None:
-            request.transport.abort()
-        raise ConnectionResetError("the client does not read its answer") from None
