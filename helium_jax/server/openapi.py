@@ -11,6 +11,23 @@ from helium_jax.server.replies import ErrorReply
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """What an operation takes beside its body.
+
+    Attributes:
+        name: of the parameter.
+        schema: of its value.
+        place: "query" or "header".
+        required: whether it must be there.
+    """
+
+    name: str
+    schema: Mapping[str, Any]
+    place: str = "query"
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
     """One route as the description has it.
 
@@ -26,6 +43,7 @@ class Operation:
         is_open: needs no key.
         may_lack_body: the body may be left out.
         example: a body that works; its "model" becomes the one that is served.
+        parameters: of the query and the header.
     """
 
     method: str
@@ -39,6 +57,7 @@ class Operation:
     is_open: bool = False
     may_lack_body: bool = False
     example: Mapping[str, Any] | None = None
+    parameters: Sequence[Parameter] = ()
 
 
 def describe(operations: Sequence[Operation], *, version: str, model: str) -> dict[str, Any]:
@@ -116,10 +135,16 @@ def _describe_one(
     }
     if operation.is_open:
         described["security"] = []
+    parameters = list(operation.parameters)
     if "{" in path:
         name = path[path.index("{") + 1 : path.index("}")]
+        parameters.insert(
+            0, Parameter(name=name, place="path", required=True, schema={"type": "string"})
+        )
+    if parameters:
         described["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            {"name": one.name, "in": one.place, "required": one.required, "schema": one.schema}
+            for one in parameters
         ]
     if operation.body is not None:
         body: dict[str, Any] = {"schema": refs[operation.body]}

@@ -47,6 +47,7 @@ from helium_jax.server.messages_replies import (
 )
 from helium_jax.server.middleware import Handler
 from helium_jax.server.openapi import Operation, describe
+from helium_jax.server.parameters import PARAMETERS
 from helium_jax.server.plan_bodies import (
     CancelBody,
     ExplainBody,
@@ -125,6 +126,7 @@ def _post(
         error=error,
         may_lack_body=may_lack_body,
         example=EXAMPLES.get(path),
+        parameters=PARAMETERS.get(("post", path), ()),
     )
     return Route(operation=operation, handler=handler)
 
@@ -139,7 +141,13 @@ def _get(
     is_open: bool = False,
 ) -> Route:
     operation = Operation(
-        method="get", path=path, summary=summary, reply=reply, streams=streams, is_open=is_open
+        method="get",
+        path=path,
+        summary=summary,
+        reply=reply,
+        streams=streams,
+        is_open=is_open,
+        parameters=PARAMETERS.get(("get", path), ()),
     )
     return Route(operation=operation, handler=handler)
 

@@ -1,8 +1,10 @@
 """GET /docs: one self-contained page over /openapi.json."""
 
 import re
+from importlib.resources import files
 
 from helium_jax.server.examples import EXAMPLES
+from helium_jax.server.parameters import PARAMETERS
 from helium_jax.server.routes import ROUTES
 
 
@@ -55,3 +57,23 @@ async def test_every_route_of_json_says_what_its_errors_are(serve):
                 error = operation["responses"]["default"]["content"]["application/json"]["schema"]
                 wanted = "MessagesError" if path.startswith("/v1/messages") else "ErrorReply"
                 assert error["$ref"].endswith(f"/{wanted}"), (method, path)
+
+
+async def test_the_parameters_are_those_of_routes_that_there_are(serve):
+    async with serve() as served:
+        described = (await served.get("/openapi.json")).json()
+    beside = {
+        (method, path): {one["name"] for one in way["parameters"] if one["in"] != "path"}
+        for path, ways in described["paths"].items()
+        for method, way in ways.items()
+        if any(one["in"] != "path" for one in way.get("parameters", ()))
+    }
+    assert beside == {route: {one.name for one in own} for route, own in PARAMETERS.items()}
+    read = set()
+    for source in files("helium_jax.server").iterdir():
+        if source.name.endswith(".py"):
+            text = source.read_text(encoding="utf-8")
+            read |= set(re.findall(r'request\.query\.get\(\s*"([^"]+)"', text))
+            read |= set(re.findall(r'_choice\(request, "([^"]+)"', text))
+    told = {name for names in beside.values() for name in names}
+    assert read - {"stream"} <= told  # of a kept response: refused
