@@ -4,10 +4,10 @@ import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from helium_jax.errors import RequestError
-from helium_jax.server.bodies import FOREIGN_MESSAGE_FIELDS, ContentPart, Message
+from helium_jax.server.bodies import FOREIGN_MESSAGE_FIELDS, Message
 from helium_jax.server.config import Limits
 from helium_jax.server.reading import Findings
 from helium_jax.server.sampling import check_foreign
@@ -64,7 +64,7 @@ def check_messages(
         if message.content is None and message.tool_calls:
             entry["content"] = ""
         else:
-            entry["content"] = _content(message.content, f"{path}.content", found)
+            entry["content"] = join_parts(message.content, f"{path}.content", found)
         if message.name is not None:
             entry["name"] = message.name
         entry |= _calls(message, path, called, found)
@@ -116,9 +116,26 @@ def check_variables(variables: dict[str, Any], limits: Limits, found: Findings) 
     return variables
 
 
-def _content(content: str | list[ContentPart] | None, path: str, found: Findings) -> str:
+class Part(Protocol):
+    """A part of a message, in any API."""
+
+    @property
+    def type(self) -> str: ...
+
+    @property
+    def text(self) -> str | None: ...
+
+
+def join_parts(
+    content: str | Sequence[Part] | None,
+    path: str,
+    found: Findings,
+    *,
+    kinds: Sequence[str] = ("text",),
+) -> str:
+    """The text of a message; `kinds` are the types of parts that have some, the usual one first."""
     if content is None:
-        found.add(path, "is null; send a text")
+        found.add(path, "is required; send a text")
         return ""
     if isinstance(content, str):
         return content
@@ -126,10 +143,10 @@ def _content(content: str | list[ContentPart] | None, path: str, found: Findings
         found.add(path, "has no parts; send a text")
     texts: list[str] = []
     for i, part in enumerate(content):
-        if part.type != "text":
+        if part.type not in kinds:
             found.add(
                 f"{path}[{i}].type",
-                f"parts of type {part.type[:32]!r} are not for a text model; send text",
+                f"parts of type {part.type[:32]!r} are not for a text model; send {kinds[0]}",
                 "unsupported_content",
             )
         elif part.text is None:

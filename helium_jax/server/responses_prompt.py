@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 
 from helium_jax.server.config import Limits
-from helium_jax.server.prompts import ROLES
+from helium_jax.server.prompts import ROLES, join_parts
 from helium_jax.server.reading import Findings
-from helium_jax.server.responses_bodies import FOREIGN_ITEM_FIELDS, Item, ItemPart, ResponseBody
+from helium_jax.server.responses_bodies import FOREIGN_ITEM_FIELDS, Item, ResponseBody
 from helium_jax.server.sampling import check_foreign
 from helium_jax.server.tool_calls import check_name, read_arguments
 from helium_jax.server.turns import TemplateMessage, Turns
@@ -107,7 +107,8 @@ def _add_message(turns: Turns, item: Item, path: str, found: Findings) -> None:
             f"{path}.role",
             f"{item.role[:32]!r} is not one of assistant, developer, system, user",
         )
-    turns.add_message(role or "user", _content(item.content, f"{path}.content", found))
+    content = join_parts(item.content, f"{path}.content", found, kinds=_TEXTS)
+    turns.add_message(role or "user", content)
 
 
 def _add_call(turns: Turns, item: Item, path: str, found: Findings) -> None:
@@ -132,27 +133,5 @@ def _add_output(turns: Turns, item: Item, path: str, found: Findings) -> None:
             f"{path}.call_id",
             f"{item.call_id[:64]!r} is not the id of a call in an earlier item",
         )
-    turns.add_result(item.call_id or "", _content(item.output, f"{path}.output", found))
-
-
-def _content(content: str | list[ItemPart] | None, path: str, found: Findings) -> str:
-    if content is None:
-        found.add(path, "is required; send a text")
-        return ""
-    if isinstance(content, str):
-        return content
-    if not content:
-        found.add(path, "has no parts; send a text")
-    texts = []
-    for i, part in enumerate(content):
-        if part.type not in _TEXTS:
-            found.add(
-                f"{path}[{i}].type",
-                f"parts of type {part.type[:32]!r} are not for a text model; send input_text",
-                "unsupported_content",
-            )
-        elif part.text is None:
-            found.add(f"{path}[{i}].text", "is required")
-        else:
-            texts.append(part.text)
-    return "\n".join(texts)
+    output = join_parts(item.output, f"{path}.output", found, kinds=_TEXTS)
+    turns.add_result(item.call_id or "", output)
