@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from helium_jax.errors import RequestError
-from helium_jax.executor.sqlite_file import claim, connect
+from helium_jax.executor.sqlite_file import FILE_ERRORS, claim, connect
 
 log = logging.getLogger(__name__)
 
@@ -227,7 +227,7 @@ class Journal:
     def _giving_up(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except FILE_ERRORS as error:
             self.failure = f"{self._path.name}: {error}"
             self.found = []
             log.error(

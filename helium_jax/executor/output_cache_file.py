@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from helium_jax.executor.sqlite_file import claim, connect
+from helium_jax.executor.sqlite_file import FILE_ERRORS, claim, connect
 
 log = logging.getLogger(__name__)
 
@@ -223,7 +223,7 @@ class OutputFile:
     def _giving_up(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except FILE_ERRORS as error:
             self.failure = f"{self._path}: {error}"
             self.stored.clear()
             log.warning(

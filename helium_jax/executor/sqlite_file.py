@@ -3,6 +3,9 @@
 import sqlite3
 from pathlib import Path
 
+# What a file that is damaged, full or gone raises; the last where SQLite quotes damaged text.
+FILE_ERRORS = (sqlite3.Error, OSError, UnicodeDecodeError)
+
 
 def connect(path: Path, *, max_bytes: int, busy_seconds: float) -> sqlite3.Connection:
     """Opens or makes a file in WAL mode that never grows beyond `max_bytes`.

@@ -1,6 +1,7 @@
 """A journal with wrong bytes anywhere: what can be read is, and the server starts in any case."""
 
 import asyncio
+import contextlib
 import random
 import sqlite3
 
@@ -34,6 +35,13 @@ async def whole(serve, tmp_path):
     return path.read_bytes()
 
 
+def put(folder, content):
+    """Puts a journal into a folder, whatever was there."""
+    for name in ("runs.sqlite", "runs.sqlite-wal", "runs.sqlite-shm"):
+        (folder / name).unlink(missing_ok=True)
+    (folder / "runs.sqlite").write_bytes(content)
+
+
 async def open_all(folder):
     """What a server reads at its start: its runs and batches."""
     journal = await asyncio.to_thread(Journal, folder)
@@ -53,9 +61,7 @@ async def test_whatever_bytes_are_wrong_the_server_starts(whole, tmp_path):
         damaged = bytearray(whole)
         for place in places:
             damaged[place % len(damaged)] = value
-        for name in ("runs.sqlite", "runs.sqlite-wal", "runs.sqlite-shm"):
-            (folder / name).unlink(missing_ok=True)
-        (folder / "runs.sqlite").write_bytes(damaged)
+        put(folder, damaged)
         return asyncio.run(open_all(folder))
 
     @settings(max_examples=30, deadline=None)
@@ -79,16 +85,16 @@ async def test_values_of_other_kinds_cost_their_entry_alone(whole, tmp_path, tab
     draw = random.Random(3)
     for column in columns[table]:
         for value in VALUES:
-            (folder / "runs.sqlite").write_bytes(whole)
-            with sqlite3.connect(folder / "runs.sqlite") as connection:
-                rows = connection.execute(f"SELECT rowid FROM {table}").fetchall()
-                (victim,) = draw.choice(rows)
+            put(folder, whole)
+            with contextlib.closing(sqlite3.connect(folder / "runs.sqlite")) as connection:
+                victims = connection.execute(f"SELECT rowid FROM {table}").fetchall()
                 try:
                     connection.execute(
-                        f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (value, victim)
+                        f"UPDATE {table} SET {column} = ? WHERE rowid = ?",
+                        (value, *draw.choice(victims)),
                     )
+                    connection.commit()
                 except sqlite3.IntegrityError:
                     continue  # the file itself refuses it
-            connection.close()
             num_runs, num_batches = await open_all(folder)
             assert num_runs + num_batches >= 1, (column, value)
