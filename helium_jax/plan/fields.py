@@ -11,6 +11,8 @@ from helium_jax.plan.findings import Findings
 from helium_jax.plan.formula import Formula, FormulaError, parse_formula
 from helium_jax.plan.template import Slot, TemplateSyntaxError, Text, parse_template
 
+MAX_KEYS_SHOWN = 3  # of a mapping's keys that are no names
+
 
 def describe(value: object) -> str:
     """A value of a document in a message: its kind, and itself if that is short."""
@@ -31,13 +33,13 @@ def describe(value: object) -> str:
 
 
 def read_mapping(value: object, path: str, found: Findings) -> dict[str, Any]:
-    """A mapping with text keys; empty when it is none."""
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return value
+    """A mapping with text keys, without others; empty when it is none."""
     if isinstance(value, dict):
-        key = next(key for key in value if not isinstance(key, str))
-        found.add(path, f"the key {key!r} must be text; quote it")
-    elif value is not None:
+        wrong = [key for key in value if not isinstance(key, str)]
+        for key in wrong[:MAX_KEYS_SHOWN]:
+            found.add(path, f"the key {key!r} must be text; quote it")
+        return {key: one for key, one in value.items() if isinstance(key, str)} if wrong else value
+    if value is not None:
         found.add(path, f"must be a mapping of names, not {describe(value)}")
     return {}
 

@@ -71,7 +71,7 @@ def read_plan(document: object) -> tuple[Plan, Findings]:
     found.problems += [
         problem
         for problem in checked.problems
-        if (problem.code != "no_outputs" or not outputs)
+        if (problem.code != "no_outputs" or not (outputs or "plan.outputs" in reported))
         and (problem.code not in ("plan_invalid", "unbounded_loop") or problem.path not in reported)
     ]
     if not found.problems:

@@ -77,8 +77,7 @@ def size_fault(size: Size, num_rows: int) -> str | None:
         (size.output_tokens, MAX_OUTPUT_TOKENS, "output tokens"),
     ):
         if count * num_rows > most:
-            kind = "calling operators" if what == "calls" else what
-            return f"{rows}{count} {kind} are over {most} {what}"
+            return f"{rows}{count} {what} are possible and at most {most} allowed"
     return None
 
 

@@ -2,11 +2,12 @@
 
 import copy
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helium_jax.errors import PlanError
-from helium_jax.plan import check_plan, explain_text, plan_from_document
+from helium_jax.plan import check_plan, explain_text, parse_plan, plan_from_document
 from tests.plan.nested import nested_plans
 
 JUNK = st.one_of(
@@ -66,3 +67,27 @@ def test_7_a_broken_document_is_a_plan_or_names_its_faults(document):
         return
     assert all(problem.path.split(".")[0] == "plan" and problem.message for problem in problems)
     assert len({str(problem) for problem in problems}) == len(problems)
+
+
+def faults_of(source):
+    with pytest.raises(PlanError) as caught:
+        parse_plan(source, is_json=False)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_7_a_key_that_is_no_text_hides_no_fault_of_the_others():
+    ops = "{3: {type: const, value: 1}, 'a b': {type: const, value: 1}, c: {type: cnst, value: 1}}"
+    assert faults_of(f"version: helium/v1\nops: {ops}\noutputs: {{o: c}}\n") == [
+        "plan.ops: the key 3 must be text; quote it",
+        "plan.ops.a b: 'a b' is no name; a name has letters, digits, _ and -, begins with a letter "
+        "or _, and is at most 64 long",
+        "plan.ops.c.type: the text 'cnst' is no operator type; did you mean 'const'?",
+    ]
+
+
+def test_7_outputs_that_are_no_mapping_are_one_fault():
+    head = "version: helium/v1\nops: {a: {type: const, value: 1}}\n"
+    assert faults_of(f"{head}outputs: []\n") == [
+        "plan.outputs: must be a mapping of names, not a list of 0"
+    ]
+    assert faults_of(head) == ["plan.outputs: is empty; name at least one result"]

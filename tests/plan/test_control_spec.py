@@ -322,7 +322,7 @@ def test_7_what_one_row_may_become_is_bounded_before_any_work():
     inner = each(max_items=10_000, body={"ops": {"one": CHAT}, "result": "one"})
     found = faults({"a": loop(count=10_000, body={"ops": {"next": inner}, "result": "next"})})
     assert [(path, code) for path, _, code in found] == [("plan.ops", "plan_too_large")]
-    assert "100000000 calling operators are over 10000000 calls" in found[0][1]
+    assert "100000000 calls are possible and at most 10000000 allowed" in found[0][1]
     assert "lower counts, max_iterations or max_items" in found[0][1]
 
 
@@ -333,15 +333,15 @@ def test_7_rows_times_what_a_row_may_become_is_bounded_before_any_work():
 
     mapped = plan(ops={"a": each(max_items=100)})
     check_size(mapped, 100_000)
-    with pytest.raises(PlanError, match="100001 rows times 100 calling operators are over"):
+    with pytest.raises(PlanError, match="100001 rows times 100 calls are possible"):
         check_size(mapped, 100_001)
     long = plan(ops={"a": CHAT | {"max_tokens": 2_000_000_000}})
-    with pytest.raises(PlanError, match="6 rows times 2000000000 output tokens are over"):
+    with pytest.raises(PlanError, match="6 rows times 2000000000 output tokens are possible"):
         check_size(long, 6)
     rounds = {"n": {"type": "int", "max": 1_000, "default": 1}}
     counted = plan(ops={"a": loop(count="n")}, params=rounds)
     check_size(counted, 1_000_000, {"n": 10})
-    with pytest.raises(PlanError, match="1000000 rows times 1000 calling operators"):
+    with pytest.raises(PlanError, match="1000000 rows times 1000 calls"):
         check_size(counted, 1_000_000)
     with pytest.raises(PlanError, match=r"params.n: 1001 iterations of 'a' must be in \[0, 1000\]"):
         check_size(counted, 1, {"n": 1_001})
@@ -358,7 +358,7 @@ def test_only_the_longer_arm_of_a_branch_counts_and_all_arms_of_a_race():
     two = {"ops": {"x": CHAT, "y": CHAT | {"user": "{{x}}"}}, "result": "y"}
     one = {"ops": {"z": CHAT}, "result": "z"}
     calls(branch(**{"then": two, "else": one}))
-    with pytest.raises(PlanError, match="3 calling operators"):
+    with pytest.raises(PlanError, match="3 calls"):
         calls(race(arms=[two, one]))
 
 
