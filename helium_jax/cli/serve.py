@@ -5,6 +5,7 @@ import contextlib
 import gc
 import json
 import logging
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -31,6 +32,7 @@ from helium_jax.server import RunningServer, ServerConfig, check_address, make_a
 from helium_jax.server.watchdog import watch_engine
 from helium_jax.telemetry.logs import logging_to_stderr
 
+SWITCH_S = 0.0005  # against 0.005: 0.6 ms less per token at 32 streams, 3 ms at the 99th percentile
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -172,6 +174,9 @@ async def _serve(
         # full collection, for which every thread waits, took 200 ms with it and takes 5 without.
         gc.collect()
         gc.freeze()
+        # The event loop and the engine's thread take turns: at Python's own 5 ms one waits for the
+        # other about as long as a decode step takes.
+        sys.setswitchinterval(SWITCH_S)
         server = await start_server(make_app(runtime, config), config)
         _announce(runtime, server, config, console)
         # From here on signals are ours: what else is done while serving ends with it.
