@@ -1,6 +1,7 @@
 """Owner of the batches: each reads its file, has its lines answered and writes two files."""
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -213,8 +214,8 @@ class BatchService:
             end = "expired"
         except asyncio.CancelledError:
             end = "cancelled" if batch.reply.status == "cancelling" else "shutting_down"
-        except HeliumError as error:
-            self._fail(batch, error)
+        except HeliumError as error:  # the input is gone
+            await self._fail_with_answers(batch, error)
             return
         except Exception as error:
             log.exception("a batch failed", extra={"batch_id": batch.reply.id})
@@ -231,6 +232,14 @@ class BatchService:
 
     def _fail(self, batch: BatchRecord, error: HeliumError) -> None:
         self._set(batch, "failed", errors=describe_error(error))
+
+    async def _fail_with_answers(self, batch: BatchRecord, error: HeliumError) -> None:
+        """Fails a batch; what an earlier server has answered of it can still be read."""
+        files: dict[str, Any] = {}
+        with contextlib.suppress(CapacityError):
+            output, errors = await self._output.write(batch, batch.failures, may_wait=False)
+            files = {"output_file_id": output, "error_file_id": errors}
+        self._set(batch, "failed", errors=describe_error(error), **files)
 
     async def _read(self, batch: BatchRecord) -> tuple[list[BatchLine], list[BatchError]]:
         content = await self._files.read(batch.tenant, batch.reply.input_file_id)

@@ -289,6 +289,19 @@ async def test_an_interrupted_batch_goes_on_with_the_lines_that_are_left(serve, 
         assert not served.generator.requests
 
 
+async def test_a_batch_whose_input_is_gone_fails_with_what_was_answered(serve, tmp_path):
+    lines = [chat("fast", "1"), chat("slow", "slow")]
+    async with interrupted(serve, tmp_path, lines, 1) as before:
+        pass
+    for path in (tmp_path / "files").glob(f"{before['input_file_id']}.*"):
+        path.unlink()
+    async with serve(state_dir=tmp_path) as served:
+        batch = await finish(served, (await served.get(f"/v1/batches/{before['id']}")).json())
+        assert batch["status"] == "failed"
+        assert batch["errors"]["data"][0]["code"] == "file_not_found"
+        assert set(await replies(served, batch)) == {"fast"}
+
+
 async def test_a_batch_that_was_being_cancelled_is_cancelled_by_the_next_server(serve, tmp_path):
     lines = [chat("fast", "1"), chat("slow", "slow")]
     async with interrupted(serve, tmp_path, lines, 1, api_keys=()) as before:
