@@ -8,10 +8,9 @@ calls are one flight with several places waiting for it.
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable, Mapping
 
+from helium_jax.executor.answer_news import AnswerNews
 from helium_jax.executor.budget import Budget, Spent
 from helium_jax.executor.events import (
     Call,
@@ -25,8 +24,6 @@ from helium_jax.executor.events import (
     EncodeCall,
     Foresee,
     Instruction,
-    OpAnswer,
-    OpDelta,
     OpProgress,
     OpStarted,
     Report,
@@ -34,55 +31,18 @@ from helium_jax.executor.events import (
     StopTimer,
     SubmitCall,
 )
+from helium_jax.executor.flight import Flight, Given, Landing
 from helium_jax.executor.frames import Frame, Place
 from helium_jax.executor.prompts import Prompt, prompt_key, render_prompt, step_at
 from helium_jax.executor.tally import Tally
 from helium_jax.executor.values import TOO_LARGE, Answer, Value, text_of
 from helium_jax.physical import Generate, PhysicalPlan
-from helium_jax.schedule.dispatch import Dispatcher, ReadyCall, Release
-from helium_jax.types import FinishReason, Usage
+from helium_jax.schedule.dispatch import Dispatcher, ReadyCall
+from helium_jax.types import Usage
 
 MAX_ENCODING = 64  # prompts being encoded at a time
 MAX_REMEMBERED = 256  # submitted calls whose consumers have not been looked at
 MAX_RERUNS = 8  # of a call whose engines died
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Landing:
-    """What became of a place that waited for a call: a value, or the reason why there is none."""
-
-    place: Place
-    value: Value | None = None
-    source: CallSource | None = None
-    code: str = ""
-    message: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Given:
-    """The answer of a call, for the places that wait for it and for equal ones that come later."""
-
-    value: Value
-    usage: Usage
-    finish_reason: FinishReason
-
-
-@dataclass(slots=True, kw_only=True)
-class _Flight:
-    """A call on its way, and the places that wait for its answer."""
-
-    call: Call
-    prompt: Prompt
-    key: bytes | None
-    waiting: list[Place]
-    stage: Literal["encoding", "ready", "held", "submitted"] = "encoding"
-    token_ids: tuple[int, ...] = ()
-    release: Release | None = None
-    attempt: int = 0  # retries and reruns
-    num_retries: int = 0
-    num_reruns: int = 0
-    num_tokens: int = 0  # of the answer, in this attempt
-    told: list[str] = field(default_factory=list)  # of the answer, in this attempt
 
 
 _CallEvent = CallProgressed | CallFinished | CallServed | CallFailed | CallTimedOut
@@ -128,17 +88,16 @@ class Calls:
         self._max_in_flight = max_in_flight
         self._single_flight = single_flight
         self._encode_ahead = encode_ahead
-        self._tells_deltas = tells_deltas
-        self._tells_answers = tells_answers
+        self._news = AnswerNews(out, tells_deltas=tells_deltas, tells_answers=tells_answers)
         self._keeps_answers = bool(plan.remembered)
         self._place = {op.name: place for place, op in enumerate(plan.calls)}
         self._budget = Budget(plan.limits, spent)
         self._ids = itertools.count()
         self._queue: list[tuple[int, int, int, int]] = []  # priority, row, operator, call id
         self._queued: dict[int, Place] = {}
-        self._flights: dict[int, _Flight] = {}
+        self._flights: dict[int, Flight] = {}
         self._leaders: dict[bytes, int] = {}  # key of a call on its way -> its id
-        self._answers: dict[bytes, _Given] = {}  # of calls that are over
+        self._answers: dict[bytes, Given] = {}  # of calls that are over
         self._held: list[int] = []  # released calls that wait for others' unused tokens
         self._submitted: deque[tuple[Place, int | None]] = deque(maxlen=MAX_REMEMBERED)
         self._num_encoding = 0
@@ -234,8 +193,8 @@ class Calls:
         """An answer grew."""
         flight = self._flight_of(event)
         if flight is not None:
-            if self._tells_deltas and event.text:
-                self._tell(flight.waiting, event.text, offset=sum(map(len, flight.told)))
+            if self._news.tells_deltas and event.text:
+                self._news.tell(flight.waiting, event.text, offset=sum(map(len, flight.told)))
                 flight.told.append(event.text)
             if flight.num_tokens == 0:
                 self._dispatcher.started(event.call_id)
@@ -258,7 +217,7 @@ class Calls:
         self._budget.finish(event.call_id, usage.prompt_tokens + usage.completion_tokens)
         value = self._value(flight.prompt, event.text, flight.token_ids, event.token_ids)
         source: CallSource = "kv" if usage.kv_cached else "computed"
-        given = _Given(value=value, usage=usage, finish_reason=event.finish_reason)
+        given = Given(value=value, usage=usage, finish_reason=event.finish_reason)
         return self._land(flight, given, source)
 
     def on_served(self, event: CallServed) -> list[Landing]:
@@ -276,7 +235,7 @@ class Calls:
         tally.cached_prompt_tokens += num_tokens
         value = self._value(flight.prompt, event.text, event.prompt_ids, event.token_ids)
         usage = Usage(prompt_tokens=num_tokens, completion_tokens=len(event.token_ids), kv_cached=0)
-        given = _Given(value=value, usage=usage, finish_reason=event.finish_reason)
+        given = Given(value=value, usage=usage, finish_reason=event.finish_reason)
         return self._land(flight, given, "result")
 
     def on_failed(self, event: CallFailed) -> list[Landing]:
@@ -309,7 +268,7 @@ class Calls:
         message = f"it took longer than its timeout of {settings.timeout_s:g} s"
         return self._drop(flight, "timeout", message)
 
-    def _flight_of(self, event: _CallEvent) -> _Flight | None:
+    def _flight_of(self, event: _CallEvent) -> Flight | None:
         """The call on its way that an event is of, if it is of the attempt that counts."""
         flight = self._flights.get(event.call_id)
         return flight if flight is not None and flight.attempt == event.attempt else None
@@ -329,14 +288,14 @@ class Calls:
         if key is not None and key in self._answers:
             self._dispatcher.finished(call_id, 0)
             given = self._answers[key]
-            self._tell_value([place], text_of(given.value))
+            self._news.tell_value([place], text_of(given.value))
             landings.append(self._serve(place, given))
             return
         if key is not None and key in self._leaders:
             self._dispatcher.finished(call_id, 0)
             frame.running[name] = self._leaders[key]
             leader = self._flights[self._leaders[key]]
-            self._tell_value([place], "".join(leader.told))
+            self._news.tell_value([place], "".join(leader.told))
             leader.waiting.append(place)
             return
         call = Call(
@@ -348,13 +307,13 @@ class Calls:
             history=prompt.history,
             index=frame.index,
         )
-        self._flights[call_id] = _Flight(call=call, prompt=prompt, key=key, waiting=[place])
+        self._flights[call_id] = Flight(call=call, prompt=prompt, key=key, waiting=[place])
         if key is not None:
             self._leaders[key] = call_id
         self._num_encoding += 1
         self._out(EncodeCall(call=call))
 
-    def _make_ready(self, flight: _Flight) -> None:
+    def _make_ready(self, flight: Flight) -> None:
         call = flight.call
         flight.stage = "ready"
         self._num_ready += 1
@@ -415,7 +374,7 @@ class Calls:
             landings += self._drop(flight, "limit_exceeded", fault)
         return landings
 
-    def _submit(self, flight: _Flight) -> None:
+    def _submit(self, flight: Flight) -> None:
         assert flight.release is not None
         flight.stage = "submitted"
         tally = self._tallies[flight.call.operator]
@@ -435,12 +394,12 @@ class Calls:
 
     # --- ends ------------------------------------------------------------------------------
 
-    def _retry(self, flight: _Flight) -> None:
+    def _retry(self, flight: Flight) -> None:
         self._tallies[flight.call.operator].num_retries += 1
         flight.num_retries += 1
         self._try_again(flight)
 
-    def _try_again(self, flight: _Flight) -> None:
+    def _try_again(self, flight: Flight) -> None:
         """Gives a submitted call back to the dispatcher; its seed stays the same."""
         call_id = flight.call.call_id
         self._stop_timer(flight)
@@ -453,7 +412,7 @@ class Calls:
         flight.release = None
         self._make_ready(flight)
 
-    def _take(self, flight: _Flight, output_tokens: int = 0) -> None:
+    def _take(self, flight: Flight, output_tokens: int = 0) -> None:
         """Takes a call out of all books but the budget's."""
         del self._flights[flight.call.call_id]
         if flight.key is not None:
@@ -468,11 +427,11 @@ class Calls:
         self._stop_timer(flight)
         self._dispatcher.finished(flight.call.call_id, output_tokens)
 
-    def _stop_timer(self, flight: _Flight) -> None:
+    def _stop_timer(self, flight: Flight) -> None:
         if flight.call.settings.timeout_s is not None and flight.stage != "encoding":
             self._out(StopTimer(call_id=flight.call.call_id))
 
-    def _drop(self, flight: _Flight, code: str, message: str) -> list[Landing]:
+    def _drop(self, flight: Flight, code: str, message: str) -> list[Landing]:
         """Ends a call without an answer, for all that waited for it."""
         self._take(flight)
         self._budget.finish(flight.call.call_id, flight.num_tokens)
@@ -486,59 +445,29 @@ class Calls:
             return Landing(place=place, code=code, message=message)
         self._tallies[place[1]].num_replaced += 1
         text = settings.default if settings.on_error == "default" else ""
-        self._tell([place], text, offset=0)
+        self._news.tell([place], text, offset=0)
         # No token is known: who continues this conversation encodes it as a whole.
         value = self._value(prompt or Prompt(turns=tuple((t.role, "") for t in step.turns)), text)
         return Landing(place=place, value=value, source="default")
 
-    def _land(self, flight: _Flight, given: _Given, source: CallSource) -> list[Landing]:
+    def _land(self, flight: Flight, given: Given, source: CallSource) -> list[Landing]:
         if flight.key is not None:
             self._answers[flight.key] = given
-        self._tell_value(flight.waiting, text_of(given.value), "".join(flight.told))
+        self._news.tell_value(flight.waiting, text_of(given.value), "".join(flight.told))
         first, *others = flight.waiting
-        self._tell_answer(first, given, source)
+        self._news.tell_answer(first, given, source)
         return [
             Landing(place=first, value=given.value, source=source),
             *(self._serve(place, given) for place in others),
         ]
 
-    def _serve(self, place: Place, given: _Given) -> Landing:
+    def _serve(self, place: Place, given: Given) -> Landing:
         """Gives a place the answer of an equal call."""
         tally = self._tallies[place[1]]
         tally.num_saved_calls += 1
         tally.saved_prompt_tokens += given.usage.prompt_tokens
-        self._tell_answer(place, given, "result")
+        self._news.tell_answer(place, given, "result")
         return Landing(place=place, value=given.value, source="result")
-
-    def _tell_answer(self, place: Place, given: _Given, source: CallSource) -> None:
-        if not self._tells_answers:
-            return
-        frame, name = place
-        told = OpAnswer(
-            operator=name,
-            row=frame.row,
-            source=source,
-            usage=given.usage,
-            finish_reason=given.finish_reason,
-            index=frame.index,
-        )
-        self._out(Report(progress=told))
-
-    def _tell_value(self, places: Sequence[Place], text: str, told: str = "") -> None:
-        """Reports what is left of a value, or all of it where something else was told."""
-        if not text.startswith(told):
-            self._tell(places, text, offset=0)
-        elif len(text) > len(told):
-            self._tell(places, text[len(told) :], offset=len(told))
-
-    def _tell(self, places: Sequence[Place], text: str, *, offset: int) -> None:
-        if not self._tells_deltas:
-            return
-        for frame, name in places:
-            delta = OpDelta(
-                operator=name, row=frame.row, text=text, offset=offset, index=frame.index
-            )
-            self._out(Report(progress=delta))
 
     def _value(
         self,

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from helium_jax.executor.ahead import find_known_prefixes
 from helium_jax.executor.as_ready import AsReady
 from helium_jax.executor.budget import NOTHING, Spent
-from helium_jax.executor.calls import Calls, Landing
+from helium_jax.executor.calls import Calls
 from helium_jax.executor.events import (
     CallEncoded,
     CallFailed,
@@ -38,6 +38,7 @@ from helium_jax.executor.events import (
     RunCompleted,
     RunStarted,
 )
+from helium_jax.executor.flight import Landing
 from helium_jax.executor.flow import Flow
 from helium_jax.executor.frames import (
     Activation,

@@ -113,7 +113,7 @@ def _check_arms(arms: tuple[Body, ...], k: int, path: str, found: Findings) -> N
         message = f"has {len(arms)} bodies; 1 to {MAX_ARMS} are allowed"
         found.add(f"{path}.arms", message)
     elif not 1 <= k <= len(arms):
-        message = f"{k} must be in [1, {len(arms)}]: there are {len(arms)} arms"
+        message = f"{k} must be in [1, {len(arms)}]; the race has so many arms"
         found.add(f"{path}.k", message)
 
 

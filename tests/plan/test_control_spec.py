@@ -187,7 +187,7 @@ def test_the_forms_that_the_faults_are_made_of_have_none():
         ),
         (race(arms=[]), "arms", "must be a list of 1 to 64 bodies", None),
         (race(arms={}), "arms", "must be a list of 1 to 64 bodies, not a mapping", None),
-        (race(k=3), "k", "3 must be in [1, 2]: there are 2 arms", None),
+        (race(k=3), "k", "3 must be in [1, 2]; the race has so many arms", None),
         (race(k=0), "k", "must be in [1, 64]", None),
         (race(arms=["q", "nope"]), "arms[1].result", "'nope' is nothing", None),
         (sub(plan=...), "plan", "is missing; write a plan", None),
