@@ -173,7 +173,7 @@ class ToolParser:
                 self._begin_call(name, self._held[len(opening) - 1 :], events)
                 return True
         if self._held.startswith(self._syntax.suffix):
-            self._held = self._held[len(self._syntax.suffix) :].lstrip()
+            self._held = self._held[len(self._syntax.suffix) :]
             self._place = _Place.PLAIN
             return True
         if any(one.startswith(self._held) for one in self._further):
