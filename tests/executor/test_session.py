@@ -1,11 +1,14 @@
 """Several runs over one engine: shared answers, shared room, nobody blocked."""
 
 import asyncio
+from collections import Counter
 
 import pytest
 
 from helium_jax.errors import InternalError
 from helium_jax.executor import NAIVE, RunOptions, Session
+from helium_jax.executor.driver import MAX_AT_ONCE
+from helium_jax.executor.events import OpRow
 from helium_jax.executor.fair_gate import FairGate
 from helium_jax.executor.head_room import HeadRoom, Need
 from helium_jax.executor.output_cache import OutputCache
@@ -111,6 +114,32 @@ async def test_5_15_a_short_run_is_not_blocked_by_a_long_one():
     done = [name for name in engine.finished if name.startswith("long")]
     assert len(done) < 60
     assert (await long).errors == ()
+
+
+async def test_others_on_the_loop_have_their_turn_while_many_answers_come_at_once():
+    gate, beats = asyncio.Event(), 0
+    rows_per_beat = Counter()
+
+    async def wait(request, num_sent):
+        await gate.wait()
+
+    def note(event):
+        if isinstance(event.progress, OpRow):
+            rows_per_beat[beats] += 1
+
+    engine = FakeGenerator(before_event=wait, max_answer_tokens=1)
+    session = session_of(engine, max_in_flight=64)
+    options = RunOptions(policy="as_ready", max_in_flight=64)
+    run = asyncio.create_task(session.run(chain(1), rows_of(64), options=options, on_event=note))
+    await settle(400)
+    assert len(engine.running) == 64
+    gate.set()
+    while not run.done():
+        await asyncio.sleep(0)
+        beats += 1
+    assert (await run).errors == ()
+    assert sum(rows_per_beat.values()) == 64
+    assert max(rows_per_beat.values()) <= MAX_AT_ONCE
 
 
 async def test_5_3_a_second_run_makes_no_call_and_changed_rows_make_theirs():
