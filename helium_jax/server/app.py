@@ -11,18 +11,18 @@ from aiohttp import web
 from helium_jax.executor.journal import Journal
 from helium_jax.runtime import open_session
 from helium_jax.server import health
-from helium_jax.server.batch_runs import RowRunner
-from helium_jax.server.batch_service import BATCHES, BatchService
-from helium_jax.server.batches import prepare_line
+from helium_jax.server.batches.handlers import prepare_line
+from helium_jax.server.batches.runs import RowRunner
+from helium_jax.server.batches.service import BATCHES, BatchService
 from helium_jax.server.cache_map import MAPS, Maps
 from helium_jax.server.config import ServerConfig
-from helium_jax.server.file_store import FILES, FileStore
+from helium_jax.server.files.store import FILES, FileStore
 from helium_jax.server.lifecycle import ServerState
 from helium_jax.server.loop_watch import LoopWatch
 from helium_jax.server.middleware import answer_every_request
-from helium_jax.server.responses_shelf import RESPONSES, ResponseShelf
+from helium_jax.server.responses.shelf import RESPONSES, ResponseShelf
 from helium_jax.server.routes import ROUTES
-from helium_jax.server.run_service import RunService
+from helium_jax.server.runs.service import RunService
 from helium_jax.server.state import (
     CLOCK,
     CONFIG,

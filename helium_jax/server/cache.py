@@ -16,9 +16,11 @@ from helium_jax.optimizer import Profile
 from helium_jax.plan import Plan, Value
 from helium_jax.server.admission import working
 from helium_jax.server.errors import ForbiddenError
-from helium_jax.server.jobs import check_salt, derive_salt
-from helium_jax.server.plan_bodies import ResetBody, WarmBody
-from helium_jax.server.plan_replies import (
+from helium_jax.server.openai.jobs import check_salt, derive_salt
+from helium_jax.server.openai.prompts import check_messages
+from helium_jax.server.plans.bodies import ResetBody, WarmBody
+from helium_jax.server.plans.handlers import json_response
+from helium_jax.server.plans.replies import (
     CacheReply,
     DeletedReply,
     OutputsCache,
@@ -28,9 +30,7 @@ from helium_jax.server.plan_replies import (
     WarmReply,
     WorkerCache,
 )
-from helium_jax.server.plan_request import check_one_plan, find_plan
-from helium_jax.server.plans import json_response
-from helium_jax.server.prompts import check_messages
+from helium_jax.server.plans.request import check_one_plan, find_plan
 from helium_jax.server.reading import Findings
 from helium_jax.server.receive import finish_reading, parse_body, receive_object
 from helium_jax.server.state import CONFIG, IS_ADMIN, RUNS, RUNTIME, TENANT

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 from aiohttp import web
 
-from helium_jax.server.jobs import derive_salt
+from helium_jax.server.openai.jobs import derive_salt
 from helium_jax.server.state import CONFIG, IS_ADMIN, RUNS, RUNTIME, TENANT
 from helium_jax.server.view_replies import CacheMapReply, PrefixReply, WorkerMap
 from helium_jax.text import TextModel

@@ -22,7 +22,7 @@ from helium_jax.server.errors import (
     status_of,
 )
 from helium_jax.server.listener import new_request_id
-from helium_jax.server.messages_errors import is_messages_path, messages_envelope
+from helium_jax.server.messages.errors import is_messages_path, messages_envelope
 from helium_jax.server.state import (
     CLOCK,
     CONFIG,

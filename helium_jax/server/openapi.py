@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from helium_jax.server.replies import ErrorReply
+from helium_jax.server.openai.replies import ErrorReply
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ import msgspec
 
 from helium_jax.errors import HeliumError
 from helium_jax.server.errors import NotFoundError
-from helium_jax.server.plan_replies import PinReply
+from helium_jax.server.plans.replies import PinReply
 
 log = logging.getLogger(__name__)
 

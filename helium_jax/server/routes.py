@@ -9,28 +9,11 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
-from helium_jax.server import (
-    batches,
-    cache,
-    cache_map,
-    docs,
-    embeddings,
-    files,
-    health,
-    messages,
-    models,
-    openai,
-    plans,
-    responses,
-    run_prompts,
-    run_stream,
-    run_views,
-    runs,
-)
-from helium_jax.server.bodies import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
-from helium_jax.server.embeddings import EmbeddingsBody, EmbeddingsReply
+from helium_jax.server import cache, cache_map, docs, health
+from helium_jax.server.batches import handlers as batches
 from helium_jax.server.examples import EXAMPLES
-from helium_jax.server.file_bodies import (
+from helium_jax.server.files import handlers as files
+from helium_jax.server.files.bodies import (
     BatchBody,
     BatchList,
     BatchReply,
@@ -38,17 +21,33 @@ from helium_jax.server.file_bodies import (
     FileList,
     FileReply,
 )
-from helium_jax.server.messages_bodies import CountTokensBody, MessagesBody
-from helium_jax.server.messages_replies import (
+from helium_jax.server.messages import handlers as messages
+from helium_jax.server.messages.bodies import CountTokensBody, MessagesBody
+from helium_jax.server.messages.replies import (
     MessagesError,
     MessagesEvent,
     MessagesReply,
     TokenCount,
 )
 from helium_jax.server.middleware import Handler
+from helium_jax.server.openai import embeddings, models
+from helium_jax.server.openai import handlers as openai
+from helium_jax.server.openai.bodies import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
+from helium_jax.server.openai.embeddings import EmbeddingsBody, EmbeddingsReply
+from helium_jax.server.openai.replies import (
+    ChatChunk,
+    ChatReply,
+    CompletionReply,
+    DetokenizeReply,
+    ErrorReply,
+    ModelCard,
+    ModelList,
+    TokenizeReply,
+)
 from helium_jax.server.openapi import Operation, describe
 from helium_jax.server.parameters import PARAMETERS
-from helium_jax.server.plan_bodies import (
+from helium_jax.server.plans import handlers as plans
+from helium_jax.server.plans.bodies import (
     CancelBody,
     ExplainBody,
     PlanBody,
@@ -56,7 +55,7 @@ from helium_jax.server.plan_bodies import (
     RunBody,
     WarmBody,
 )
-from helium_jax.server.plan_replies import (
+from helium_jax.server.plans.replies import (
     CacheReply,
     DeletedReply,
     PinList,
@@ -68,23 +67,18 @@ from helium_jax.server.plan_replies import (
     RunReply,
     WarmReply,
 )
-from helium_jax.server.replies import (
-    ChatChunk,
-    ChatReply,
-    CompletionReply,
-    DetokenizeReply,
-    ErrorReply,
-    ModelCard,
-    ModelList,
-    TokenizeReply,
-)
-from helium_jax.server.responses_bodies import ResponseBody
-from helium_jax.server.responses_replies import (
+from helium_jax.server.responses import handlers as responses
+from helium_jax.server.responses.bodies import ResponseBody
+from helium_jax.server.responses.replies import (
     InputItemList,
     InputTokens,
     ResponseEvent,
     ResponseReply,
 )
+from helium_jax.server.runs import handlers as runs
+from helium_jax.server.runs import prompts as run_prompts
+from helium_jax.server.runs import stream as run_stream
+from helium_jax.server.runs import views as run_views
 from helium_jax.server.state import RUNTIME
 from helium_jax.server.view_replies import (
     CacheMapReply,

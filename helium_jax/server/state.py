@@ -7,7 +7,7 @@ from aiohttp import web
 
 from helium_jax.server.config import ServerConfig
 from helium_jax.server.lifecycle import ServerState
-from helium_jax.server.run_service import RunService
+from helium_jax.server.runs.service import RunService
 from helium_jax.server.turnstile import Turnstile
 from helium_jax.server.waiting_room import WaitingRoom
 from helium_jax.telemetry.metrics import Metrics

@@ -8,7 +8,8 @@ import openai
 import pytest
 
 from helium_jax.errors import CapacityError, InternalError
-from helium_jax.server import Limits, batch_service
+from helium_jax.server import Limits
+from helium_jax.server.batches import service as batch_service
 from helium_jax.testing import FakeGenerator
 from tests.server.test_files import upload
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helium_jax.executor.journal import Journal
-from helium_jax.server.batch_keeper import BatchKeeper
+from helium_jax.server.batches.keeper import BatchKeeper
 from helium_jax.server.config import ServerConfig
 from helium_jax.server.lifecycle import ServerState
-from helium_jax.server.run_service import RunService
+from helium_jax.server.runs.service import RunService
 from helium_jax.telemetry.metrics import Metrics
 from tests.server.plans import RUN, until_state
 from tests.server.test_batches import finish, line, start

@@ -6,27 +6,9 @@ from typing import get_args
 import msgspec
 import pytest
 
-from helium_jax.server.bodies import (
-    FOREIGN_CHAT_FIELDS,
-    FOREIGN_COMPLETION_FIELDS,
-    FOREIGN_FIELDS,
-    FOREIGN_MESSAGE_FIELDS,
-    FOREIGN_STRUCTURED_FIELDS,
-    ContentPart,
-    DecodingFields,
-    Message,
-    StreamOptions,
-)
-from helium_jax.server.embeddings import FOREIGN_EMBEDDINGS_FIELDS
-from helium_jax.server.file_bodies import ExpiresAfter
-from helium_jax.server.format_bodies import (
-    JsonSchemaBody,
-    ResponseFormatBody,
-    StructuredOutputsBody,
-    TextFormatBody,
-)
+from helium_jax.server.files.bodies import ExpiresAfter
 from helium_jax.server.hint_bodies import AgentHints, Nvext
-from helium_jax.server.messages_bodies import (
+from helium_jax.server.messages.bodies import (
     FOREIGN_MESSAGES_FIELDS,
     FOREIGN_OUTPUT_FIELDS,
     Block,
@@ -37,9 +19,27 @@ from helium_jax.server.messages_bodies import (
     Tool,
     Turn,
 )
-from helium_jax.server.messages_bodies import ToolChoice as MessagesToolChoice
-from helium_jax.server.plan_bodies import RunLimitsBody
-from helium_jax.server.responses_bodies import (
+from helium_jax.server.messages.bodies import ToolChoice as MessagesToolChoice
+from helium_jax.server.openai.bodies import (
+    FOREIGN_CHAT_FIELDS,
+    FOREIGN_COMPLETION_FIELDS,
+    FOREIGN_FIELDS,
+    FOREIGN_MESSAGE_FIELDS,
+    FOREIGN_STRUCTURED_FIELDS,
+    ContentPart,
+    DecodingFields,
+    Message,
+    StreamOptions,
+)
+from helium_jax.server.openai.embeddings import FOREIGN_EMBEDDINGS_FIELDS
+from helium_jax.server.openai.format_bodies import (
+    JsonSchemaBody,
+    ResponseFormatBody,
+    StructuredOutputsBody,
+    TextFormatBody,
+)
+from helium_jax.server.plans.bodies import RunLimitsBody
+from helium_jax.server.responses.bodies import (
     FOREIGN_ITEM_FIELDS,
     FOREIGN_RESPONSE_FIELDS,
     FOREIGN_TEXT_FIELDS,
@@ -51,7 +51,7 @@ from helium_jax.server.responses_bodies import (
     TextConfig,
 )
 from helium_jax.server.routes import ROUTES
-from helium_jax.server.tool_bodies import (
+from helium_jax.server.tools.bodies import (
     AllowedTools,
     CalledFunction,
     ChosenFunction,

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helium_jax.errors import RequestError
-from helium_jax.server.messages_blocks import BlockWriter, join_blocks
+from helium_jax.server.messages.blocks import BlockWriter, join_blocks
 from helium_jax.server.tools import HERMES, ToolParser
 from helium_jax.testing import FakeGenerator
 

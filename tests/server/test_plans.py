@@ -12,7 +12,7 @@ import yaml
 
 from helium_jax.plan import encode_json
 from helium_jax.plan.wire import load_plan
-from helium_jax.server.plan_schema import plan_schema
+from helium_jax.server.plans.schema import plan_schema
 from tests.server.plans import DEBATE, QUESTIONS, bearer
 
 EXAMPLES = sorted(Path("tests/plan/examples").glob("*.yaml"))

@@ -3,7 +3,7 @@
 import pytest
 
 from helium_jax.errors import RequestError
-from helium_jax.server.relaxing import FORMATS, UNENFORCED, close_objects, relax_schema
+from helium_jax.server.openai.relaxing import FORMATS, UNENFORCED, close_objects, relax_schema
 from helium_jax.text import GrammarSpec
 
 VALUES = {

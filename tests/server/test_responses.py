@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from helium_jax.errors import CapacityError
 from helium_jax.server.errors import NotFoundError
-from helium_jax.server.responses_items import ItemWriter
-from helium_jax.server.responses_replies import ItemAdded, ItemDone, ResponseReply
-from helium_jax.server.responses_shelf import ResponseShelf
+from helium_jax.server.responses.items import ItemWriter
+from helium_jax.server.responses.replies import ItemAdded, ItemDone, ResponseReply
+from helium_jax.server.responses.shelf import ResponseShelf
 from helium_jax.server.tools import HERMES, ToolParser
 from helium_jax.testing import FakeGenerator
 

@@ -3,7 +3,7 @@
 from helium_jax.executor.result import RunResult, summarize
 from helium_jax.plan import plan_from_document
 from helium_jax.schedule.prediction import ModelComparison
-from helium_jax.server.run_metrics import count_result
+from helium_jax.server.runs.metrics import count_result
 from helium_jax.telemetry.metrics import Metrics
 from tests.server.plans import DEBATE
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helium_jax.executor.watch import KeptPrompt
-from helium_jax.server.run_prompts import split_prompt
+from helium_jax.server.runs.prompts import split_prompt
 from helium_jax.testing import FakeGenerator
 from tests.server.plans import DEBATE, QUESTIONS, RUN, bearer, read_events, until_state
 from tests.server.test_runs import gated

@@ -2,7 +2,7 @@
 
 The values and verbs here know no wire format, so that every endpoint with tools shares them.
 
-Not here: the bodies and answers of an endpoint (`server.tool_bodies` for OpenAI's), compiling a
+Not here: the bodies and answers of an endpoint (`server.tools.bodies` for OpenAI's), compiling a
 grammar and decoding under it (`helium_jax.text.grammar`, the engine), calling any function (the
 client does).
 """

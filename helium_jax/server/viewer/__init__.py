@@ -3,7 +3,7 @@
 The page is plain HTML, CSS and ES modules beside this file, as a browser gets them: nothing is
 built and nothing fetched from elsewhere. What it shows it asks for under /v1, as any client can.
 
-What does not live here: the routes that it asks (`run_views`, `run_prompts`, `cache_map` beside
+What does not live here: the routes that it asks (`runs.views`, `runs.prompts`, `cache_map` beside
 this folder).
 """
 
