@@ -1,7 +1,10 @@
-"""What routes take beside their bodies, for the description of the API."""
+"""What routes take beside their bodies: for the description of the API, and read."""
 
 from collections.abc import Mapping
 
+from aiohttp import web
+
+from helium_jax.errors import RequestError
 from helium_jax.server.openapi import Parameter
 
 _TEXT = {"type": "string"}
@@ -18,6 +21,7 @@ PARAMETERS: Mapping[tuple[str, str], tuple[Parameter, ...]] = {
     ("get", "/v1/files"): (Parameter(name="purpose", schema=_TEXT), _LIMIT, _AFTER, _ORDER),
     ("get", "/v1/batches"): (_LIMIT, _AFTER),
     ("get", "/v1/responses/{response_id}/input_items"): (_LIMIT, _AFTER, _ORDER),
+    ("post", "/v1/plans/explain"): (_FORMAT,),
     ("post", "/v1/runs"): (Parameter(name="Idempotency-Key", place="header", schema=_TEXT),),
     ("get", "/v1/runs/{run_id}/events"): (
         Parameter(name="Last-Event-ID", place="header", schema=_TEXT),
@@ -34,3 +38,16 @@ PARAMETERS: Mapping[tuple[str, str], tuple[Parameter, ...]] = {
         Parameter(name="index", schema=_TEXT),
     ),
 }
+
+
+def choose(request: web.Request, name: str, choices: tuple[str, ...], default: str) -> str:
+    """A query's value, which must be one of some.
+
+    Raises:
+        RequestError: it is none of them.
+    """
+    value = request.query.get(name, default)
+    if value not in choices:
+        message = f"{name} must be one of {', '.join(choices)}"
+        raise RequestError(message, param=name)
+    return value

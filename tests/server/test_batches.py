@@ -277,12 +277,17 @@ async def test_lines_may_ask_for_responses(serve):
     async with serve() as served:
         lines = [
             {**line("a", "/v1/responses", input="Hi", max_output_tokens=5)},
+            {**line("kept", "/v1/responses", input="Hi", max_output_tokens=5, store=True)},
             {**line("b", "/v1/responses", input="Hi", max_tokens=5)},
         ]
         started = await start(served, lines, "/v1/responses")
         batch = await finish(served, started.json())
-        assert batch["request_counts"] == {"total": 2, "completed": 1, "failed": 1}
-        body = (await written(served, batch["output_file_id"]))["a"]["response"]["body"]
+        assert batch["request_counts"] == {"total": 3, "completed": 2, "failed": 1}
+        answers = await written(served, batch["output_file_id"])
+        body = answers["kept"]["response"]["body"]
         assert (await served.get(f"/v1/responses/{body['id']}")).json() == body
+        body = answers["a"]["response"]["body"]  # it is in the file: nobody asked for more
+        assert body["store"] is False
+        assert (await served.get(f"/v1/responses/{body['id']}")).status == 404
         error = (await written(served, batch["error_file_id"]))["b"]["response"]["body"]["error"]
         assert error["param"] == "max_tokens"

@@ -136,8 +136,11 @@ async def test_explain_runs_nothing_and_has_four_forms(serve):
         assert set(report["operators"]) >= {"judge"}
         mermaid = await served.post("/v1/plans/explain", {**body, "format": "mermaid"})
         assert mermaid.body.startswith(b"flowchart TD")
-        dot = await served.post("/v1/plans/explain", {**body, "format": "dot"})
-        assert dot.body.startswith(b"digraph plan {")
+        for where, fields in (("", {"format": "dot"}), ("?format=dot", {})):
+            dot = await served.post(f"/v1/plans/explain{where}", {**body, **fields})
+            assert dot.body.startswith(b"digraph plan {")
+        other = await served.post("/v1/plans/explain?format=svg", body)
+        assert (other.status, other.error["param"]) == (400, "format")
         assert not served.generator.requests
         assert not served.generator.warmed
 

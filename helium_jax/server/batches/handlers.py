@@ -125,9 +125,13 @@ async def prepare_line(
             run=lambda: make_embeddings(asking, line.body),
         )
     prepare, kind = _ENDPOINTS[endpoint]
+    body = line.body
+    if endpoint == "/v1/responses":
+        # Its answer is in the batch's file: it takes no other's place on the shelf unless asked to.
+        body = {"store": False, **body}
 
     async def check() -> tuple[Job, Format]:
-        return await prepare(asking, line.body, asyncio.get_running_loop().time())
+        return await prepare(asking, body, asyncio.get_running_loop().time())
 
     job, form = await check()
     row = None

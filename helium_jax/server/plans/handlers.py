@@ -9,7 +9,7 @@ from helium_jax.explain import explain_plan
 from helium_jax.server.admission import working
 from helium_jax.server.plans.bodies import ExplainBody, PlanBody
 from helium_jax.server.plans.replies import PlanList
-from helium_jax.server.plans.report_forms import form_response, write_report
+from helium_jax.server.plans.report_forms import asked_form, form_response, write_report
 from helium_jax.server.plans.request import check_plan_fields, find_plan, make_job
 from helium_jax.server.plans.schema import plan_schema
 from helium_jax.server.receive import finish_reading, parse_body, receive_object
@@ -70,7 +70,7 @@ async def post_explain(request: web.Request) -> web.Response:
             options=job.options,
             profile=await request.app[RUNS].profile_of(request[TENANT], job.known),
         )
-        form = body.format or "text"
+        form = body.format or asked_form(request)
         return form_response(await asyncio.to_thread(write_report, report, form), form)
 
 

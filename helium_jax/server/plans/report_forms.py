@@ -10,8 +10,18 @@ from helium_jax.explain import (
     explain_document,
     explain_stages,
 )
+from helium_jax.server.parameters import choose
 
 FORMATS = ("text", "json", "mermaid", "dot")
+
+
+def asked_form(request: web.Request) -> str:
+    """The form that a request's query asks for.
+
+    Raises:
+        RequestError: there is no such form.
+    """
+    return choose(request, "format", FORMATS, "text")
 
 
 def write_report(report: Report, form: str) -> str:

@@ -10,8 +10,9 @@ from helium_jax.errors import RequestError
 from helium_jax.executor import RunResult
 from helium_jax.explain import Report, draw_timeline, explain_plan, report_on
 from helium_jax.server.errors import ConflictError
+from helium_jax.server.parameters import choose
 from helium_jax.server.plans.handlers import json_response
-from helium_jax.server.plans.report_forms import FORMATS, form_response, write_report
+from helium_jax.server.plans.report_forms import asked_form, form_response, write_report
 from helium_jax.server.runs.figures import (
     MAX_SPANS,
     RunFigures,
@@ -30,9 +31,9 @@ log = logging.getLogger(__name__)
 async def get_explain(request: web.Request) -> web.Response:
     """EXPLAIN of a run's plan; with `analyze=true` what happened beside what was expected."""
     record = find_run(request)
-    form = _choice(request, "format", FORMATS, "text")
+    form = asked_form(request)
     result = None
-    if _choice(request, "analyze", ("false", "true"), "false") == "true":
+    if choose(request, "analyze", ("false", "true"), "false") == "true":
         figures = await _figures(record)
         if figures is not None:
             return form_response(figures.analyses[form], form)
@@ -91,14 +92,6 @@ def read_number(value: str, param: str) -> int:
     if not (value.isascii() and value.isdecimal() and len(value) <= 9):
         raise RequestError(f"{param} must be a number from 0 on", param=param)
     return int(value)
-
-
-def _choice(request: web.Request, name: str, choices: tuple[str, ...], default: str) -> str:
-    value = request.query.get(name, default)
-    if value not in choices:
-        message = f"{name} must be one of {', '.join(choices)}"
-        raise RequestError(message, param=name)
-    return value
 
 
 async def _explain(request: web.Request, record: RunRecord, result: RunResult | None) -> Report:
