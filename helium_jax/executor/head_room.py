@@ -15,7 +15,7 @@ from helium_jax.schedule.resident import page_hashes
 from helium_jax.types import EngineStatistics
 
 # Of an expected answer: others end, and give their pages back, while it grows.
-HELD_SHARE = 0.6
+HELD_SHARE = 0.4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,7 +63,7 @@ def test_calls_get_seats_while_their_pages_and_those_of_their_answers_fit():
     pool = Pool(num_pages=10)
     room = room_of(pool)
     assert seat_of(room, 16, first=0)  # 4 pages
-    assert seat_of(room, 8, output=20.0, first=100)  # 2, and 3 of the 5 that its answer may need
+    assert seat_of(room, 8, output=30.0, first=100)  # 2, and 3 of the 8 that its answer may need
     assert seat_of(room, 8, first=200) is None
     assert seat_of(room, 4, first=300)
 

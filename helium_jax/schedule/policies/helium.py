@@ -23,8 +23,8 @@ from helium_jax.schedule.soft_schedule import SoftSchedule, plan_schedule, resch
 
 QUEUE_SHARE = 0.25  # calls beyond a worker's places, so that it finds its next one at once
 OUTPUT_WEIGHT = 2.0  # an output token's time beside that of a prompt token, in a full batch
-HELD_SHARE = 0.4  # of an answer counts as held: when a call begins, others are about to end
-KEPT_SHARE = 0.5  # of idle pages that calls before this one will read: recomputing costs less
+HELD_SHARE = 0.2  # of an answer counts as held: when a call begins, others are about to end
+KEPT_SHARE = 0.25  # of idle pages that calls before this one will read: recomputing costs less
 DEFAULT_OUTPUT = 256.0  # tokens of an answer about which nothing is known
 FIRST_REVIEW = 16  # the plan is looked at again after this fraction of the calls, then twice it
 MIN_REVIEW = 32  # calls; below that a plan is over before another one is made
