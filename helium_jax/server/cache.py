@@ -19,7 +19,6 @@ from helium_jax.server.errors import ForbiddenError
 from helium_jax.server.openai.jobs import check_salt, derive_salt
 from helium_jax.server.openai.prompts import check_messages
 from helium_jax.server.plans.bodies import ResetBody, WarmBody
-from helium_jax.server.plans.handlers import json_response
 from helium_jax.server.plans.replies import (
     CacheReply,
     DeletedReply,
@@ -34,6 +33,7 @@ from helium_jax.server.plans.request import check_one_plan, find_plan
 from helium_jax.server.reading import Findings
 from helium_jax.server.receive import finish_reading, parse_body, receive_object
 from helium_jax.server.state import CONFIG, IS_ADMIN, RUNS, RUNTIME, TENANT
+from helium_jax.server.writing import json_response
 from helium_jax.types import EngineStatistics, WarmPrefix
 
 # Other values than the usual placeholders: what two rows have in common is the plan's own text.

@@ -1,14 +1,22 @@
-"""Writes long answers in parts, as fast as a client takes them; who takes nothing is dropped."""
+"""Writes answers: short ones as JSON, long ones in parts, as fast as a client takes them."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
 
+import msgspec
 from aiohttp import web
 
 from helium_jax.server.state import CONFIG, REQUEST_ID
 
 CHUNK_BYTES = 64 * 1024
 _SMALL_BYTES = 16 * 1024  # fits into a transport's empty buffer
+
+
+def json_response(value: object, *, status: int = 200) -> web.Response:
+    """A msgspec type or plain JSON as an answer."""
+    return web.Response(
+        body=msgspec.json.encode(value), content_type="application/json", status=status
+    )
 
 
 async def write_in_time(

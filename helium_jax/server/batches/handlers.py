@@ -23,10 +23,10 @@ from helium_jax.server.openai.embeddings import make_embeddings
 from helium_jax.server.openai.formats import Format
 from helium_jax.server.openai.handlers import prepare_chat, prepare_completions
 from helium_jax.server.openai.response_format import check_format
-from helium_jax.server.plans.handlers import json_response
 from helium_jax.server.receive import finish_reading, parse_body, receive_object
 from helium_jax.server.responses.handlers import prepare_response
 from helium_jax.server.state import CONFIG, REQUEST_ID, TENANT, Asking
+from helium_jax.server.writing import json_response
 from helium_jax.text import GrammarSpec
 
 T = TypeVar("T")

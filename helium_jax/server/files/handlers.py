@@ -15,10 +15,9 @@ from helium_jax.server.errors import BodyTimeoutError, MediaTypeError, TooLargeE
 from helium_jax.server.files.bodies import FileList, FileReply
 from helium_jax.server.files.paging import in_order, page_of
 from helium_jax.server.files.store import FILES, StoredFile
-from helium_jax.server.plans.handlers import json_response
 from helium_jax.server.plans.replies import DeletedReply
 from helium_jax.server.state import CONFIG, TENANT
-from helium_jax.server.writing import cut, send_parts
+from helium_jax.server.writing import cut, json_response, send_parts
 
 PURPOSES = ("batch",)
 MIN_TTL_S, MAX_TTL_S = 3600, 30 * 24 * 3600

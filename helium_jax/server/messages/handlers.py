@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import msgspec
 from aiohttp import web
 from msgspec import UNSET
 
@@ -47,6 +46,7 @@ from helium_jax.server.tools import (
     write_tools,
 )
 from helium_jax.server.tools.specs import parser_maker
+from helium_jax.server.writing import json_response
 from helium_jax.text import GrammarSpec, TextModel
 
 
@@ -133,7 +133,7 @@ async def post_count_tokens(request: web.Request) -> web.Response:
     unmarked = replace(conversation, marks=())
     ids, _ = await asyncio.to_thread(_encode, runtime.text, body, unmarked, tools)
     count = TokenCount(input_tokens=len(ids), warnings=warnings or UNSET)
-    return web.Response(body=msgspec.json.encode(count), content_type="application/json")
+    return json_response(count)
 
 
 def _check_prompt(

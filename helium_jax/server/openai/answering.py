@@ -20,6 +20,7 @@ from helium_jax.server.state import (
     WAITING_ROOM,
     Asking,
 )
+from helium_jax.server.writing import json_response
 from helium_jax.types import GenerateRequest, Usage
 
 
@@ -65,7 +66,7 @@ async def answer(
         async with _running(request, job) as pieces:
             return await _stream(request, job, form, pieces, open_wire(request))
     reply = await complete(request, job, form)
-    return web.Response(body=msgspec.json.encode(reply), content_type="application/json")
+    return json_response(reply)
 
 
 async def complete(asking: Asking, job: Job, form: Format) -> msgspec.Struct:

@@ -5,7 +5,6 @@ import struct
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -19,6 +18,7 @@ from helium_jax.server.openai.prompts import check_fits, check_prompts, encode_p
 from helium_jax.server.openai.sampling import check_foreign
 from helium_jax.server.receive import finish_reading, parse_body, receive_object
 from helium_jax.server.state import CONFIG, METRICS, RUNTIME, TENANT, WAITING_ROOM, Asking
+from helium_jax.server.writing import json_response
 from helium_jax.types import Embeds
 
 POOLING = "mean"
@@ -77,7 +77,7 @@ async def post_embeddings(request: web.Request) -> web.Response:
     """Makes a vector of each input."""
     with working(request):
         reply = await make_embeddings(request, await receive_object(request))
-        return web.Response(body=msgspec.json.encode(reply), content_type="application/json")
+        return json_response(reply)
 
 
 async def make_embeddings(asking: Asking, raw: dict[str, Any]) -> EmbeddingsReply:

@@ -16,11 +16,12 @@ from helium_jax.server.receive import finish_reading, parse_body, receive_object
 from helium_jax.server.state import CONFIG, RUNTIME, STARTED_UNIX
 from helium_jax.server.tools import write_tools
 from helium_jax.server.tools.request import read_tools
+from helium_jax.server.writing import json_response
 
 
 async def get_models(request: web.Request) -> web.Response:
     """Everything that `model` may be."""
-    return _json(ModelList(data=[_card(request, name) for name in model_names(request)]))
+    return json_response(ModelList(data=[_card(request, name) for name in model_names(request)]))
 
 
 async def get_model(request: web.Request) -> web.Response:
@@ -30,7 +31,7 @@ async def get_model(request: web.Request) -> web.Response:
         raise NotFoundError(
             f"the model {name[:256]!r} is not served here", code="model_not_found", param="model"
         )
-    return _json(_card(request, name))
+    return json_response(_card(request, name))
 
 
 async def post_tokenize(request: web.Request) -> web.Response:
@@ -94,7 +95,7 @@ async def post_detokenize(request: web.Request) -> web.Response:
     if body.model is not None:
         check_model(request, body.model)
     text = await asyncio.to_thread(runtime.text.decode, body.tokens, skip_special_tokens=False)
-    return _json(DetokenizeReply(prompt=text, warnings=warnings or UNSET))
+    return json_response(DetokenizeReply(prompt=text, warnings=warnings or UNSET))
 
 
 def _card(request: web.Request, name: str) -> ModelCard:
@@ -105,10 +106,6 @@ def _card(request: web.Request, name: str) -> ModelCard:
         max_model_len=generator.info.max_model_len,
         embeddings=describe_embeddings(generator),
     )
-
-
-def _json(value: msgspec.Struct) -> web.Response:
-    return _response(msgspec.json.encode(value))
 
 
 def _response(body: bytes) -> web.Response:

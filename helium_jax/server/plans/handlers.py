@@ -14,6 +14,7 @@ from helium_jax.server.plans.request import check_plan_fields, find_plan, make_j
 from helium_jax.server.plans.schema import plan_schema
 from helium_jax.server.receive import finish_reading, parse_body, receive_object
 from helium_jax.server.state import CONFIG, RUNS, TENANT
+from helium_jax.server.writing import json_response
 
 
 async def post_plan(request: web.Request) -> web.Response:
@@ -72,10 +73,3 @@ async def post_explain(request: web.Request) -> web.Response:
         )
         form = body.format or asked_form(request)
         return form_response(await asyncio.to_thread(write_report, report, form), form)
-
-
-def json_response(value: object, *, status: int = 200) -> web.Response:
-    """A msgspec type or plain JSON as an answer."""
-    return web.Response(
-        body=msgspec.json.encode(value), content_type="application/json", status=status
-    )

@@ -18,7 +18,6 @@ from helium_jax.server.openai.prompts import check_fits
 from helium_jax.server.openai.response_format import compile_answer
 from helium_jax.server.openai.sampling import stop_strings
 from helium_jax.server.openai.turns import TemplateMessage, Turns
-from helium_jax.server.plans.handlers import json_response
 from helium_jax.server.plans.replies import DeletedReply
 from helium_jax.server.receive import receive_object
 from helium_jax.server.responses.format import ResponsesFormat, ResponsesWire
@@ -36,6 +35,7 @@ from helium_jax.server.state import RUNTIME, TENANT, Asking
 from helium_jax.server.tools import ToolPrompt, shown_tokens, write_tools
 from helium_jax.server.tools.calls import read_arguments
 from helium_jax.server.tools.specs import parser_maker
+from helium_jax.server.writing import json_response
 
 
 async def post_response(request: web.Request) -> web.StreamResponse:

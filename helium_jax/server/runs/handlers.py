@@ -12,7 +12,6 @@ from helium_jax.server.admission import working
 from helium_jax.server.config import Limits
 from helium_jax.server.errors import ConflictError
 from helium_jax.server.plans.bodies import CancelBody, RunBody
-from helium_jax.server.plans.handlers import json_response
 from helium_jax.server.plans.replies import DeletedReply, RunList
 from helium_jax.server.plans.request import check_plan_fields, make_job
 from helium_jax.server.reading import Findings
@@ -20,7 +19,7 @@ from helium_jax.server.receive import finish_reading, parse_body, receive_object
 from helium_jax.server.runs.record import RunRecord
 from helium_jax.server.runs.stream import find_run, send_events
 from helium_jax.server.state import CONFIG, RUNS, TENANT
-from helium_jax.server.writing import send_parts
+from helium_jax.server.writing import json_response, send_parts
 
 MAX_PROMISE_CHARS = 255
 

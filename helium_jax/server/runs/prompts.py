@@ -8,13 +8,13 @@ from aiohttp import web
 
 from helium_jax.executor.watch import KeptPrompt
 from helium_jax.server.errors import NotFoundError
-from helium_jax.server.plans.handlers import json_response
 from helium_jax.server.runs.figures import spans_of
 from helium_jax.server.runs.record import RunRecord
 from helium_jax.server.runs.stream import find_run
 from helium_jax.server.runs.views import read_number
 from helium_jax.server.state import RUNTIME
 from helium_jax.server.view_replies import PromptList, PromptPart, PromptPlace, PromptReply
+from helium_jax.server.writing import json_response
 
 MAX_INDEX = 32  # loops and maps around a call
 

@@ -11,7 +11,6 @@ from helium_jax.executor import RunResult
 from helium_jax.explain import Report, draw_timeline, explain_plan, report_on
 from helium_jax.server.errors import ConflictError
 from helium_jax.server.parameters import choose
-from helium_jax.server.plans.handlers import json_response
 from helium_jax.server.plans.report_forms import asked_form, form_response, write_report
 from helium_jax.server.runs.figures import (
     MAX_SPANS,
@@ -24,6 +23,7 @@ from helium_jax.server.runs.figures import (
 from helium_jax.server.runs.record import RunRecord
 from helium_jax.server.runs.stream import find_run
 from helium_jax.server.state import RUNS
+from helium_jax.server.writing import json_response
 
 log = logging.getLogger(__name__)
 
